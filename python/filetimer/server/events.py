@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
+
+import msgspec
 
 from filetimer.requests import FileTimerRequest
 
@@ -34,8 +35,7 @@ WORKER_UNKILLABLE = "worker unkillable"
 DEGRADED = "server degraded"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
     ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
@@ -55,7 +55,8 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        fields = msgspec.structs.asdict(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
     def request(self) -> FileTimerRequest | None:
         """The timer that the event is about, as torch's callback expects it."""

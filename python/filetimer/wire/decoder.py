@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -47,8 +46,7 @@ class Record(msgspec.Struct, gc=False):
     token: _Integer | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class Rejection:
+class Rejection(NamedTuple):
     """A line that is not a valid record.
 
     ``code`` is one of SPEC section 5, ``detail`` says what is wrong in words, and ``line`` holds
@@ -108,9 +106,18 @@ class LineDecoder:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # at least one is bad: judge them one by one
         results: list[Record | Rejection] = []
+        seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
         for line in lines[:-1].split(b"\n"):
-            head, self._partial_head = self._partial_head, None
-            results += judge_line(line, oversize_head=head)
+            if self._partial_head is not None:
+                head, self._partial_head = self._partial_head, None
+                results += judge_line(line, oversize_head=head)
+            elif line in seen:
+                results += seen[line]
+            else:
+                verdict = judge_line(line)
+                if len(verdict) == 1 and isinstance(verdict[0], Rejection):
+                    seen[line] = verdict
+                results += verdict
         return results
 
 
@@ -146,19 +153,31 @@ def decode_line(line: bytes) -> Record:
         raise BadLine("utf8", f"byte {error.start} is not UTF-8") from None
     try:
         return _decode(line)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        return _second_opinion(text, str(error))
+    except msgspec.ValidationError:
+        pass  # some JSON, but no record; or broken behind the first thing that is wrong
+    except (msgspec.DecodeError, RecursionError) as error:
+        if "\\u" not in text:
+            raise BadLine("json", str(error)) from None
+    return _second_opinion(text)
 
 
-def _second_opinion(text: str, complaint: str) -> Record:
-    """Find the code for a line that msgspec refused, or accept half surrogates (SPEC R-8)."""
+def _second_opinion(text: str) -> Record:
+    """Find the code for a line that is no record, or accept half surrogates (SPEC R-8)."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise BadLine("json", complaint) from None
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        value = _decode_half_surrogates(text)
     if not isinstance(value, dict):
         raise BadLine("object", f"a JSON {type(value).__name__} is not a record")
     return record_from(value)
+
+
+def _decode_half_surrogates(text: str) -> Any:
+    """What the standard library's decoder accepts and msgspec's does not."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadLine("json", str(error)) from None
 
 
 def record_from(value: dict[str, Any]) -> Record:
