@@ -33,7 +33,12 @@ _Integer = Annotated[int, Meta(ge=0, lt=2**53)]  # SPEC R-3
 
 
 class Record(msgspec.Struct, gc=False):
-    """One valid record (SPEC section 3).  An optional field that is absent is ``UNSET``."""
+    """One valid record.  An optional field that is absent is ``UNSET``.
+
+    The types below are the table of SPEC section 3 (SPEC R-1).  Fields that are not named here are
+    skipped (SPEC R-6), the last of repeated ones counts (SPEC R-7), and no rule looks at
+    ``version`` (SPEC V-2).
+    """
 
     version: Annotated[int, Meta(ge=1, lt=2**53)]
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]

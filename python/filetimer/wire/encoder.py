@@ -45,6 +45,7 @@ class RecordEncoder:
         pid_ns: int | None = None,
     ) -> None:
         self.version, self.pid, self.signal = version, pid, int(signal)
+        # SPEC V-1: version 2 only adds to version 1.  SPEC V-4: what is unknown is left out.
         self._identity = b""
         if version >= 2 and start_time is not None:
             self._identity += b', "start_time": %d' % start_time
