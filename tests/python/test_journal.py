@@ -14,8 +14,16 @@ from conftest import PATIENCE, StartWorker, eventually
 from test_file_server import record, write_line
 
 import filetimer as timer
-from filetimer.replay import JournalError, find_journals, read_journal, view_server
-from filetimer.server.journal import CHUNK_LINE, Journal, chunk_line, journal_header
+from filetimer.replay import find_journals, view_server
+from filetimer.server.journal import (
+    CHUNK_LINE,
+    Journal,
+    JournalError,
+    State,
+    chunk_line,
+    journal_header,
+    read_journal,
+)
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now, Worker
 from filetimer.wire.decoder import Record
@@ -113,7 +121,7 @@ class TestTheFile:
 
     def test_chunks_come_back_with_their_times(self, tmp_path: Path, pipe: str) -> None:
         fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-        journal = Journal(str(tmp_path / "j"), self.HEADER)
+        journal = Journal(str(tmp_path / "j"), self.HEADER, State(), self.NOW)
         chunks = [b"one\ntwo", b' half\n{"chunk": 3}\n', b"\0" * CHUNK_LINE]
         for i, chunk in enumerate(chunks):
             os.write(fd, chunk)
@@ -123,7 +131,7 @@ class TestTheFile:
         journal.mark(Now(200.0, 0.0))
         header, read = read_journal(journal.path, self.NOW)
         assert header["run_id"] == "run"
-        assert [(chunk.now.monotonic, chunk.data) for chunk in read] == [
+        assert [(chunk.now.monotonic, chunk.data) for chunk in read[1:]] == [
             *[(100.0 + i, chunk) for i, chunk in enumerate(chunks)],
             (200.0, b""),
         ]
@@ -152,13 +160,13 @@ class TestTheFile:
 
         worker: Worker[Process] = Worker(Process())
         worker.timers["s"] = Record(1, 7, "s", 5.0, 9, deadline=105.0)
-        journal = Journal(str(tmp_path / "j"), self.HEADER, bound=10)
-        assert journal.is_full
-        journal.compact([worker], self.NOW)
+        journal = Journal(str(tmp_path / "j"), self.HEADER, State(), self.NOW)
+        journal.compact(State([worker], b"half"), self.NOW)
         _, read = read_journal(journal.path, self.NOW)
         (chunk,) = read
         assert b'"start_time": 55' in chunk.data
         assert b'"deadline": 105.0' in chunk.data
+        assert chunk.data.endswith(b"}\nhalf")
         assert not journal.is_full
         assert os.listdir(tmp_path) == ["j"]
         assert oct(os.stat(journal.path).st_mode) == oct(0o100600)
@@ -166,7 +174,7 @@ class TestTheFile:
 
     def test_a_full_disk_leaves_the_bytes_in_the_pipe(self, tmp_path: Path, pipe: str) -> None:
         fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-        journal = Journal(str(tmp_path / "j"), self.HEADER)
+        journal = Journal(str(tmp_path / "j"), self.HEADER, State(), self.NOW)
         journal._fd, real = os.open("/dev/full", os.O_RDWR), journal._fd
         os.write(fd, b"precious\n")
         with pytest.raises(OSError, match=r".*"):

@@ -11,8 +11,10 @@ import sys
 from typing import Any
 
 from filetimer.cli.errors import CommandError
-from filetimer.replay import JournalError, ServerView, find_journals, view_server
+
+from filetimer.replay import ServerView, find_journals, view_server
 from filetimer.runtime import runtime_directory
+from filetimer.server.journal import JournalError
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now, deadline_of
 from filetimer.wire.decoder import UNSET, Record

@@ -33,6 +33,7 @@ KILL_FAILED = "kill failed"
 KILL_ESCALATED = "kill escalated"
 WORKER_UNKILLABLE = "worker unkillable"
 DEGRADED = "server degraded"
+RECOVERED = "server recovered"
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

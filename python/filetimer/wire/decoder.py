@@ -92,6 +92,11 @@ class LineDecoder:
         self._partial = b""  # the unfinished line; at most its last MAX_RECEIVED bytes
         self._partial_head: bytes | None = None  # its first bytes, once it is oversize
 
+    @property
+    def unfinished(self) -> bytes:
+        """The line that has not ended yet: at most its last ``MAX_RECEIVED`` bytes."""
+        return self._partial
+
     def feed(self, data: bytes) -> list[Record | Rejection]:
         """Take in bytes of any length; return the records and rejections they complete."""
         data = self._partial + data
