@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from filetimer import FileTimerRequest
 from filetimer.wire import MAX_SENT
 from filetimer.wire.decoder import LineDecoder, Record
-from filetimer.wire.encoder import MAX_TEMPLATES, RecordEncoder
+from filetimer.wire.encoder import MAX_SCOPES, RecordEncoder
 
 V1 = RecordEncoder(1, 4242, 9)
 V2 = RecordEncoder(2, 4242, 9, start_time=123456, pid_ns=4026531836)
@@ -54,7 +54,7 @@ def test_a_half_surrogate_becomes_the_replacement_character() -> None:
 
 def test_the_longest_record_is_sent_and_the_next_is_refused() -> None:
     """SPEC F-2."""
-    room = MAX_SENT - len(V2.acquire("", 1.0, 2.0))
+    room = MAX_SENT - len(V2.acquire("x", 1.0, 2.0)) + 1
     assert len(V2.acquire("x" * room, 1.0, 2.0)) == MAX_SENT
     with pytest.raises(RuntimeError, match="shorter scope"):
         V2.acquire("x" * (room + 1), 1.0, 2.0)
@@ -62,11 +62,10 @@ def test_the_longest_record_is_sent_and_the_next_is_refused() -> None:
 
 def test_the_template_cache_is_bounded() -> None:
     encoder = RecordEncoder(2, 4242, 9)
-    for i in range(3 * MAX_TEMPLATES):
+    for i in range(3 * MAX_SCOPES):
         encoder.acquire(f"step {i}", 1.0, 2.0)
         encoder.release(f"step {i}")
-    assert len(encoder._acquires) <= MAX_TEMPLATES
-    assert len(encoder._releases) <= MAX_TEMPLATES
+    assert len(encoder._templates) <= MAX_SCOPES
 
 
 @given(
