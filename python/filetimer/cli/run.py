@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
-from filetimer.server.event_file import EventFile
+from filetimer.cli.event_option import add_events_option, event_file
 from filetimer.supervisor.job import Job, Plan
 
 __all__ = ["add_arguments", "execute"]
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path", metavar="P", help="where to make the FIFO (default: in a private directory)"
     )
-    parser.add_argument("--events", metavar="FILE", help="append events to FILE, as JSON lines")
+    add_events_option(parser)
     parser.add_argument(
         "--kill-after",
         type=seconds,
@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     require_linux()
     # What people are to see is said by the job, without ever waiting for a slow terminal.
     logging.getLogger("filetimer").addHandler(logging.NullHandler())
-    with _events(options.events) as on_event, _path(options.path) as path:
+    with event_file(options.events) as on_event, _path(options.path) as path:
         job = Job(
             Plan(
                 options.command,
@@ -78,21 +78,6 @@ def execute(options: argparse.Namespace) -> int:
             if error.filename == options.command[0]:
                 raise cannot_run(error) from None
             raise system_error(f"serve timers at {path}", error) from None
-
-
-@contextmanager
-def _events(path: str | None) -> Iterator[EventFile | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        file = EventFile(path)
-    except OSError as error:
-        raise system_error("write events", error) from None
-    try:
-        yield file
-    finally:
-        file.close()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, NoReturn
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
 _LOST = 125  # exit status of a child that never ran its program
-_RESET_ON_EXEC = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them; other programs must not
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def adopt_orphans() -> None:
@@ -56,7 +56,7 @@ class Child:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: list[str],
         environment: Mapping[str, str],
         *,
         descriptors: Mapping[int, int],
@@ -176,12 +176,14 @@ def _set_up(descriptors: Mapping[int, int], mask: Iterable[int], new_session: bo
         os.setsid()
     for number, fd in descriptors.items():
         os.dup2(fd, number)
-    for signum in _RESET_ON_EXEC:
+    for signum in _IGNORED_BY_PYTHON:
         signal.signal(signum, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would end here, in Python
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _exec(command: Sequence[str], environment: Mapping[str, str], errors: int) -> NoReturn:
+def _exec(command: list[str], environment: Mapping[str, str], errors: int) -> NoReturn:
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:

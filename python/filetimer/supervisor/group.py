@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from filetimer.supervisor.children import Child, children, processes, signal_group, wait_for
@@ -46,7 +46,7 @@ class WorkerGroup:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: list[str],
         environment_of: Callable[[int], Mapping[str, str]],
         size: int,
         relay: Relay,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from filetimer.client.environment import PATH_VARIABLES
@@ -42,7 +42,7 @@ _TOLD = frozenset(
 class Plan:
     """What to run.  ``kill_after`` is in seconds, from any signal that asks to SIGKILL."""
 
-    command: Sequence[str]
+    command: list[str]
     path: str
     workers: int = 1
     max_restarts: int = 0
