@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments[:1] if not argument.startswith("-")), None)
     prog = "filetimer" if name is None else f"filetimer {name}"
+    # The library's log goes where a command sends it; unasked, Python would print it.
+    logging.getLogger("filetimer").addHandler(logging.NullHandler())
     try:
         if name is None:
             return _main_options(arguments)

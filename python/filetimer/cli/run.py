@@ -16,7 +16,6 @@ status of the worker that failed, 128+n if signal n ended it; 128+n also when si
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shutil
 import tempfile
@@ -59,8 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run the job; return its exit status."""
     require_linux()
-    # What people are to see is said by the job, without ever waiting for a slow terminal.
-    logging.getLogger("filetimer").addHandler(logging.NullHandler())
     with event_file(options.events) as on_event, _path(options.path) as path:
         job = Job(
             Plan(
