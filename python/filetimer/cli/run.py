@@ -83,8 +83,18 @@ def _path(path: str | None) -> Iterator[str]:
     if path is not None:
         yield path
         return
-    directory = tempfile.mkdtemp(prefix="filetimer-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+    try:
+        directory = tempfile.mkdtemp(prefix="filetimer-", dir=_runtime_directory())
+    except OSError as error:
+        raise system_error("make a private directory", error) from None
     try:
         yield os.path.join(directory, "timers")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _runtime_directory() -> str | None:
+    """The user's directory in memory; None, which means the temporary one, where it is missing."""
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    usable = directory and os.access(directory, os.W_OK | os.X_OK)
+    return directory if usable else None
