@@ -9,7 +9,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 
 import pytest
 
@@ -24,15 +23,24 @@ def lines(output: bytes) -> list[bytes]:
 
 
 def test_workers_get_their_environment(bench):
-    names = (
-        "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE FILETIMER_RESTART_COUNT MASTER_ADDR "
-        "MASTER_PORT FILETIMER_PATH TORCHELASTIC_TIMER_FILE"
-    ).split()
+    names = [
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "FILETIMER_RESTART_COUNT",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "FILETIMER_PATH",
+        "TORCHELASTIC_TIMER_FILE",
+    ]
     worker = bench.script(f"import json; print(json.dumps([os.environ[n] for n in {names}]))")
     result = bench("run", "--workers", "3", "--", *worker)
     assert result.returncode == 0
     values = [json.loads(line[4:]) for line in lines(result.stdout)]
-    for rank, (r, local, size, local_size, restart, address, port, path, torch) in enumerate(values):
+    for rank, (r, local, size, local_size, restart, address, port, path, torch) in enumerate(
+        values
+    ):
         assert (r, local, size, local_size) == (str(rank), str(rank), "3", "3")
         assert (restart, address) == ("0", "127.0.0.1")
         assert port == values[0][6]
@@ -228,10 +236,10 @@ def test_workers_have_time_to_end_when_they_are_stopped(bench):
     assert (result.returncode, result.stdout) == (3, b"[0] saved\n")
 
 
-def started(bench, *arguments: str, program: str = HANG, **options):
-    """``run`` with two workers that are up."""
-    worker = bench.script("subprocess.Popen(['sleep', '600'])\nprint('up')\n" + program)
-    process = bench.popen("run", "--workers", "2", *arguments, "--", *worker, **options)
+def started(bench, *arguments: str, before: str = ""):
+    """``run`` with two workers that are up, each with a child."""
+    worker = bench.script(before + "subprocess.Popen(['sleep', '600'])\nprint('up')\n" + HANG)
+    process = bench.popen("run", "--workers", "2", *arguments, "--", *worker)
     for _ in range(2):
         assert process.stdout.readline().endswith(b"up\n")
     return process
@@ -249,10 +257,8 @@ def test_a_signal_ends_run_and_all_it_started(bench, signum):
 
 
 def test_a_second_signal_ends_the_patience(bench):
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\n" + HANG
-    process = started(bench, "--kill-after", "600", program=ignore)
-    for _ in range(2):
-        assert process.stdout.readline().endswith(b"deaf\n")
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    process = started(bench, "--kill-after", "600", before=deaf)
     process.send_signal(signal.SIGTERM)
     assert b"stopping" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
@@ -304,7 +310,9 @@ def test_a_command_that_cannot_be_run_is_one_sentence(bench, command, status):
 
 def test_output_that_nobody_reads_any_more_does_not_end_the_job(bench):
     done = bench.directory / "done"
-    worker = bench.script(f"print('x' * 300_000); time.sleep(0.3); print(); open({str(done)!r}, 'w')")
+    worker = bench.script(
+        f"print('x' * 300_000); time.sleep(0.3); print(); open({str(done)!r}, 'w')"
+    )
     process = bench.popen("run", "--", *worker)
     process.stdout.close()
     assert process.wait(60) == 0
@@ -313,10 +321,7 @@ def test_output_that_nobody_reads_any_more_does_not_end_the_job(bench):
 
 def test_output_that_stands_still_does_not_stop_the_supervisor(bench):
     """Rank 0 floods a pipe that nobody reads; rank 1 is reaped and the group ends all the same."""
-    worker = bench.script(
-        "while rank == 0: print('x' * 1000)\n"
-        "time.sleep(0.5)\n" + GUARDED_HANG
-    )
+    worker = bench.script("while rank == 0: print('x' * 1000)\ntime.sleep(0.5)\n" + GUARDED_HANG)
     with open(bench.directory / "err", "wb") as err:
         process = bench.popen("run", "--workers", "2", "--", *worker, stderr=err)
         assert process.wait(60) == 124
@@ -329,20 +334,24 @@ def test_the_signal_mask_and_sigpipe_of_workers_are_as_usual(bench):
         "print([l.split()[1] for l in status if l.startswith(('SigBlk', 'SigIgn'))])\n"
     )
     worker_masks = bench("run", "--", *worker).stdout[4:]
-    assert worker_masks == subprocess.run(
-        worker, env=bench.environment, stdout=subprocess.PIPE, check=True
-    ).stdout
+    assert (
+        worker_masks
+        == subprocess.run(worker, env=bench.environment, stdout=subprocess.PIPE, check=True).stdout
+    )
 
 
-def can_unshare() -> bool:
-    probe = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
-    return shutil.which("unshare") is not None and subprocess.run(probe, check=False).returncode == 0
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def require_unshare() -> None:
+    if shutil.which("unshare") and subprocess.run([*UNSHARE, "true"], check=False).returncode == 0:
+        return
+    message = "a private pid namespace needs unshare(1) and the right to use it"
+    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
 def test_as_pid_1_it_reaps_orphans_and_ends_with_all_it_started(bench):
-    if not can_unshare():
-        message = "a private pid namespace needs unshare(1) and the right to use it"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    require_unshare()
     orphan = "import os; os.fork() or os.setsid() and os._exit(0); os._exit(0)"
     worker = bench.script(
         f"for _ in range(5): subprocess.run([sys.executable, '-c', {orphan!r}])\n"
@@ -356,20 +365,16 @@ def test_as_pid_1_it_reaps_orphans_and_ends_with_all_it_started(bench):
         "while zombies() and time.monotonic() < give_up: time.sleep(0.05)\n"
         "print(os.getppid(), len(zombies()))\n" + GUARDED_HANG
     )
-    prefix = ("unshare", "--pid", "--fork", "--mount-proc")
-    result = bench("run", "--kill-after", "0.3", "--", *worker, prefix=prefix)
+    result = bench("run", "--kill-after", "0.3", "--", *worker, prefix=UNSHARE)
     assert result.stdout == b"[0] 1 0\n"
     assert result.returncode == 124, result.stderr
     bench.assert_nothing_left()
 
 
 def test_as_pid_1_it_ends_on_sigterm(bench):
-    if not can_unshare():
-        message = "a private pid namespace needs unshare(1) and the right to use it"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    require_unshare()
     worker = bench.script("print('up')\n" + HANG)
-    prefix = ("unshare", "--pid", "--fork", "--mount-proc")
-    process = bench.popen("run", "--", *worker, prefix=prefix)
+    process = bench.popen("run", "--", *worker, prefix=UNSHARE)
     process.stdout.readline()
     (init,) = [int(pid) for pid in children_of(process.pid)]
     os.kill(init, signal.SIGTERM)
@@ -389,4 +394,3 @@ def test_nested_in_another_server_it_serves_its_own(bench):
     result = bench("run", "--", *worker)
     assert result.returncode == 124
     assert str(bench.runtime).encode() in result.stdout
-    assert sys.executable  # the outer server goes on; the fixture ends it
