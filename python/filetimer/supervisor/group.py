@@ -55,6 +55,7 @@ class WorkerGroup:
         self._command, self._environment_of, self._size = command, environment_of, size
         self._relay, self._signals = relay, signals
         self.workers: list[Worker] = []
+        self.asked_to_end: int | None = None  # the signal that came while the group was stopped
 
     def start(self) -> None:
         """Start all workers.  Raises OSError when the command cannot be run: close the group."""
@@ -78,8 +79,9 @@ class WorkerGroup:
     def stop(self, signum: int, grace: float) -> bool:
         """Send ``signum`` to all that the workers started, and SIGKILL after ``grace`` seconds.
 
-        A second signal that asks for the end cuts the grace short.  Returns whether nothing runs
-        any more: a process in an uninterruptible system call may outlive SIGKILL.
+        A signal that asks us to end meanwhile cuts the grace short, and is kept in
+        ``asked_to_end``.  Returns whether nothing runs any more: a process in an uninterruptible
+        system call may outlive SIGKILL.
         """
         if not self._anything_runs():
             return True
@@ -148,8 +150,10 @@ class WorkerGroup:
             if left <= 0:
                 return False
             info = self._signals.wait(min(left, LOOK))
-            if impatient and info is not None and info.si_signo != signal.SIGCHLD:
-                return False
+            if info is not None and info.si_signo != signal.SIGCHLD:
+                self.asked_to_end = info.si_signo
+                if impatient:
+                    return False
         return True
 
     def _anything_runs(self) -> bool:

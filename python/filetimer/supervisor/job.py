@@ -57,6 +57,7 @@ class Job:
         self._plan = plan
         self._group: WorkerGroup | None = None
         self._killed: dict[int, int | None] = {}  # rank by pid, of what was reaped in this attempt
+        self._stuck = False  # something outlives SIGKILL, so that its end may never come
         self._notes = 0
 
     def run(self) -> int:
@@ -93,7 +94,7 @@ class Job:
     def _attempt(self, server: FileTimerServer, restart: int) -> tuple[int, bool]:
         """Run the group once: its status, and whether another attempt may follow."""
         plan, port = self._plan, str(_free_port())
-        self._killed, self._notes = {}, 0
+        self._killed, self._notes, self._stuck = {}, 0, False
         self._group = group = WorkerGroup(
             plan.command,
             lambda rank: self._environment(rank, restart, port),
@@ -102,16 +103,19 @@ class Job:
             self._signals,
         )
         stop_signal: int = signal.SIGTERM
-        again = False
+        gone = False
         try:
             group.start()
             status, ending = self._watch(group, server)
-            again = status != 0 and ending is None
             stop_signal = ending or stop_signal
         finally:
-            if not group.stop(stop_signal, plan.kill_after):
-                self._say("a process of the group outlives SIGKILL; the kernel will let go of it")
+            gone = group.stop(stop_signal, plan.kill_after)
             group.close()
+        if not gone:
+            self._say("a process of the group outlives SIGKILL: it sticks in the kernel")
+        again = status != 0 and ending is None and gone  # what it holds, others would wait for
+        if again and group.asked_to_end is not None:
+            return 128 + group.asked_to_end, False
         return status, again
 
     def _watch(self, group: WorkerGroup, server: FileTimerServer) -> tuple[int, int | None]:
@@ -120,9 +124,10 @@ class Job:
         while running:
             info = self._signals.wait()
             if info is not None and info.si_signo != signal.SIGCHLD:
-                name = describe_signal(info.si_signo)
-                self._say(f"{name}: stopping the group")
+                self._say(f"{describe_signal(info.si_signo)}: stopping the group")
                 return 128 + info.si_signo, info.si_signo
+            if self._stuck:
+                return REAPED, None
             for worker in group.see_ended():
                 # It is gone, and so are its timers.  The call also waits for the pass of the
                 # server that may have reaped it: what that did is in self._killed afterwards.
@@ -148,17 +153,19 @@ class Job:
             "LOCAL_RANK": rank,
             "WORLD_SIZE": self._plan.workers,
             "LOCAL_WORLD_SIZE": self._plan.workers,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
             "FILETIMER_RESTART_COUNT": restart,
             "TORCHELASTIC_RESTART_COUNT": restart,
             "TORCHELASTIC_MAX_RESTARTS": self._plan.max_restarts,
             **dict.fromkeys(PATH_VARIABLES, os.path.abspath(self._plan.path)),
         }
-        defaults = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "PYTHONUNBUFFERED": "1",  # what a reaped worker printed must not be lost with it
+        # What a reaped worker printed must not be lost with it.
+        return {
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+            **{name: str(value) for name, value in own.items()},
         }
-        return {**defaults, **os.environ, **{name: str(value) for name, value in own.items()}}
 
     def _say(self, text: str) -> None:
         self._relay.say(f"filetimer: {text}")
@@ -172,6 +179,9 @@ class Job:
             self._say(_reaped(event, rank))
         elif event.name in _TOLD or _is_report(event):
             self._note(event)
+        if event.name == events.WORKER_UNKILLABLE:
+            self._stuck = True
+            os.kill(os.getpid(), signal.SIGCHLD)  # wakes the main thread
         if self._plan.on_event is not None:
             self._plan.on_event(event)
 

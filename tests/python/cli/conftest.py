@@ -41,8 +41,14 @@ class Bench:
         }
         self.environment |= {MARK: self.mark, "XDG_RUNTIME_DIR": str(self.runtime)}
 
-    def popen(self, *arguments: str, prefix: tuple[str, ...] = (), **options: object):
-        command = [*prefix, sys.executable, "-m", "filetimer", *arguments]
+    def popen(
+        self,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "filetimer"),
+        **options: object,
+    ):
+        command = [*prefix, sys.executable, *program, *arguments]
         settings = {
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,

@@ -204,6 +204,21 @@ def test_a_worker_that_outlives_its_signal_is_killed(bench):
     assert b"kill escalated" in result.stderr
 
 
+def test_a_worker_that_outlives_sigkill_does_not_hold_the_job(bench):
+    """The server's signals get lost here, as if the worker were stuck in the kernel."""
+    program = (
+        "import sys; from filetimer.server import process, reaper; from filetimer.cli import main\n"
+        "process.ProcessHandle.send_signal = lambda self, signum: None\n"
+        "reaper.UNKILLABLE_AFTER = 0.2\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    worker = bench.script(GUARDED_HANG)
+    result = bench("run", "--", *worker, program=("-c", program))
+    assert result.returncode == 124
+    assert b"worker unkillable" in result.stderr
+    bench.assert_nothing_left()
+
+
 STUBBORN_FAMILY = (
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "quick = [sys.executable, '-c', 'import signal, time\\n"
@@ -264,6 +279,20 @@ def test_a_second_signal_ends_the_patience(bench):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
+    bench.assert_nothing_left()
+
+
+def test_a_signal_while_the_group_is_stopped_prevents_the_restart(bench):
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    worker = bench.script(f"{deaf}if rank: sys.exit(3)\nprint('up')\n{HANG}")
+    arguments = ("--workers", "2", "--max-restarts", "5", "--kill-after", "600")
+    process = bench.popen("run", *arguments, "--", *worker)
+    process.stdout.readline()
+    assert b"ended with status 3" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert b"restarting" not in err
     bench.assert_nothing_left()
 
 
