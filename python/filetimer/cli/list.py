@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 from filetimer.cli.errors import CommandError
-
 from filetimer.replay import ServerView, find_journals, view_server
 from filetimer.runtime import runtime_directory
 from filetimer.server.journal import JournalError

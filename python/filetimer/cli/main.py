@@ -34,6 +34,7 @@ COMMANDS = {
     "run": Command("filetimer.cli.run", "run workers under a timer server", True),
     "serve": Command("filetimer.cli.serve", "serve timers at a path, in the foreground"),
     "expires": Command("filetimer.cli.expires", "guard one command with a timer", True),
+    "list": Command("filetimer.cli.list", "show the timers that are set"),
     "doctor": Command("filetimer.cli.doctor", "say what this host offers, and what to mend"),
 }
 
