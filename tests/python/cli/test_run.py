@@ -171,9 +171,26 @@ def test_a_peer_that_dies_of_the_reaping_does_not_hide_it(bench):
     os.mkfifo(fifo)
     worker = bench.script(
         f"file = open({str(fifo)!r}, 'r' if rank == 0 else 'w')\n"
-        "if rank == 0: file.read(); sys.exit(5)\n" + GUARDED_HANG
+        "if rank == 0: file.read(); sys.exit(5)\n"
+        "def die_slowly(*_): file.close(); time.sleep(600)\n"
+        "signal.signal(signal.SIGTERM, die_slowly)\n"
+        "filetimer.configure_from_env(signal=signal.SIGTERM)\n" + GUARDED_HANG
     )
-    assert bench("run", "--workers", "2", "--", *worker).returncode == 124
+    result = bench("run", "--workers", "2", "--kill-after", "1", "--", *worker)
+    assert result.returncode == 124
+
+
+def test_a_reaping_that_is_reported_late_is_still_one(bench):
+    """The worker's death is seen before the server has said that it is the server's doing."""
+    program = (
+        "import sys, time; from filetimer.server import reaper; from filetimer.cli import main\n"
+        "report = reaper.Reaper.report\n"
+        "reaper.Reaper.report = lambda *arguments: time.sleep(1) or report(*arguments)\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    result = bench("run", "--", *bench.script(GUARDED_HANG), program=("-c", program))
+    assert result.returncode == 124
+    assert b"was reaped" in result.stderr
 
 
 def test_a_reaped_child_of_a_shell_counts_as_its_worker(bench):
@@ -358,15 +375,10 @@ def test_output_that_stands_still_does_not_stop_the_supervisor(bench):
 
 
 def test_the_signal_mask_and_sigpipe_of_workers_are_as_usual(bench):
-    worker = bench.script(
-        "status = open('/proc/self/status').read().splitlines()\n"
-        "print([l.split()[1] for l in status if l.startswith(('SigBlk', 'SigIgn'))])\n"
-    )
-    worker_masks = bench("run", "--", *worker).stdout[4:]
-    assert (
-        worker_masks
-        == subprocess.run(worker, env=bench.environment, stdout=subprocess.PIPE, check=True).stdout
-    )
+    command = ("grep", "-E", "SigBlk|SigIgn", "/proc/self/status")
+    usual = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    worker = bench("run", "--", *command).stdout
+    assert worker.replace(b"[0] ", b"") == usual
 
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
