@@ -80,10 +80,10 @@ class Bench:
     def serve(self) -> Path:
         """Start a server; its path.  It is stopped at the end of the test."""
         path = self.directory / "served"
-        log = open(self.directory / "serve.log", "wb")  # noqa: SIM115
-        with log:
-            self.popen("serve", str(path), stdout=log, stderr=log)
-        wait_until(path.exists, "the server makes its FIFO")
+        log = self.directory / "serve.log"
+        with open(log, "wb") as file:
+            self.popen("serve", str(path), stdout=file, stderr=file)
+        wait_until(lambda: b"watchdog started" in log.read_bytes(), "the server serves")
         self.environment["FILETIMER_PATH"] = str(path)
         return path
 

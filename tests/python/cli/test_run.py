@@ -223,14 +223,16 @@ def test_a_worker_that_outlives_its_signal_is_killed(bench):
 
 def test_a_worker_that_outlives_sigkill_does_not_hold_the_job(bench):
     """The server's signals get lost here, as if the worker were stuck in the kernel."""
-    program = (
-        "import sys; from filetimer.server import process, reaper; from filetimer.cli import main\n"
-        "process.ProcessHandle.send_signal = lambda self, signum: None\n"
-        "reaper.UNKILLABLE_AFTER = 0.2\n"
-        "sys.exit(main.main(sys.argv[1:]))\n"
+    (bench.directory / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'filetimer.server' in sys.orig_argv:\n"
+        "    from filetimer.server import process, reaper\n"
+        "    process.ProcessHandle.send_signal = lambda self, signum: None\n"
+        "    reaper.UNKILLABLE_AFTER = 0.2\n"
     )
+    bench.environment["PYTHONPATH"] = str(bench.directory)
     worker = bench.script(GUARDED_HANG)
-    result = bench("run", "--", *worker, program=("-c", program))
+    result = bench("run", "--", *worker)
     assert result.returncode == 124
     assert b"worker unkillable" in result.stderr
     bench.assert_nothing_left()
