@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
+from filetimer.runtime import runtime_directory
 from filetimer.supervisor.job import Job, Plan
 
 __all__ = ["add_arguments", "execute"]
@@ -84,17 +85,10 @@ def _path(path: str | None) -> Iterator[str]:
         yield path
         return
     try:
-        directory = tempfile.mkdtemp(prefix="filetimer-", dir=_runtime_directory())
+        directory = tempfile.mkdtemp(prefix="run-", dir=runtime_directory(create=True))
     except OSError as error:
         raise system_error("make a private directory", error) from None
     try:
         yield os.path.join(directory, "timers")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _runtime_directory() -> str | None:
-    """The user's directory in memory; None, which means the temporary one, where it is missing."""
-    directory = os.environ.get("XDG_RUNTIME_DIR")
-    usable = directory and os.access(directory, os.W_OK | os.X_OK)
-    return directory if usable else None

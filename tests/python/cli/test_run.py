@@ -60,9 +60,17 @@ def test_the_pipe_is_private(bench):
     assert (stat.S_IMODE(fifo), stat.S_IMODE(directory)) == (0o600, 0o700)
 
 
-def test_a_missing_runtime_directory_is_no_obstacle(bench):
-    bench.environment["XDG_RUNTIME_DIR"] = "/nonexistent"
+def test_a_missing_runtime_directory_is_made(bench):
+    bench.environment["FILETIMER_RUNTIME_DIR"] = str(bench.runtime / "new")
     assert bench("run", "--", "true").returncode == 0
+    assert list((bench.runtime / "new").iterdir()) == []
+
+
+def test_a_runtime_directory_of_others_is_one_sentence(bench):
+    bench.runtime.chmod(0o777)
+    result = bench("run", "--", "true")
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot make a private directory" in result.stderr
 
 
 def test_output_is_prefixed_line_by_line_and_kept_apart(bench):
