@@ -26,7 +26,7 @@ from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
 from filetimer.runtime import runtime_directory
-from filetimer.supervisor.job import Job, Plan
+from filetimer.supervisor.job import CannotServe, Job, Plan
 
 __all__ = ["add_arguments", "execute"]
 
@@ -60,22 +60,22 @@ def execute(options: argparse.Namespace) -> int:
     """Run the job; return its exit status."""
     require_linux()
     with event_file(options.events) as on_event, _path(options.path) as path:
-        job = Job(
-            Plan(
-                options.command,
-                path,
-                options.workers,
-                options.max_restarts,
-                options.kill_after,
-                on_event,
-            )
+        plan = Plan(
+            options.command,
+            path,
+            options.workers,
+            options.max_restarts,
+            options.kill_after,
+            on_event,
         )
         try:
-            return job.run()
+            return Job(plan).run()
+        except CannotServe as error:
+            raise system_error(f"serve timers at {path}", error.reason) from None
         except OSError as error:
             if error.filename == options.command[0]:
                 raise cannot_run(error) from None
-            raise system_error(f"serve timers at {path}", error) from None
+            raise system_error("start the workers", error) from None
 
 
 @contextmanager

@@ -362,6 +362,14 @@ def test_a_command_that_cannot_be_run_is_one_sentence(bench, command, status):
     bench.assert_nothing_left()
 
 
+def test_a_limit_of_the_system_is_one_sentence(bench):
+    prefix = ("prlimit", "--nofile=20")
+    result = bench("run", "--workers", "9", "--", "sleep", "600", prefix=prefix)
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot start the workers: Too many open files" in result.stderr
+    bench.assert_nothing_left()
+
+
 def test_output_that_nobody_reads_any_more_does_not_end_the_job(bench):
     done = bench.directory / "done"
     worker = bench.script(
