@@ -22,7 +22,7 @@ from filetimer.supervisor.held_server import HeldServer, ServerOptions
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import ENDINGS, WaitedSignals
 
-__all__ = ["REAPED", "Job", "Plan"]
+__all__ = ["REAPED", "CannotServe", "Job", "Plan"]
 
 REAPED = 124  # exit status when the last attempt ended by reaping, as that of timeout(1)
 MAX_NOTES = 100  # events of an attempt that are told; --events has them all
@@ -39,6 +39,14 @@ _TOLD = frozenset(
         events.SERVER_DIED,
     }
 )
+
+
+class CannotServe(Exception):
+    """The server could not be started; ``reason`` is why."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Job:
     def run(self) -> int:
         """Run all attempts; return the job's exit status.
 
-        Raises OSError, with nothing left behind, when the path cannot be served or the command
-        cannot be run.
+        Raises, with nothing left behind, CannotServe when the path cannot be served, and OSError
+        when the workers cannot be started; its ``filename`` is the command if that is to blame.
         """
         adopt_orphans()
         with WaitedSignals((*ENDINGS, signal.SIGCHLD)) as self._signals:
@@ -78,7 +86,7 @@ class Job:
                 self._on_event,
             )
             try:
-                server.start()
+                _start(server)
                 return self._attempts(server)
             finally:
                 server.stop()
@@ -203,6 +211,13 @@ class Job:
             self._say(event.describe())
         elif self._notes == MAX_NOTES + 1:
             self._say("more such events are not shown")
+
+
+def _start(server: FileTimerServer) -> None:
+    try:
+        server.start()
+    except OSError as error:
+        raise CannotServe(error) from error
 
 
 def _reaped(event: Event, rank: int | None) -> str:

@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.runtime = directory / "runtime"
-        self.runtime.mkdir()
+        self.runtime.mkdir(mode=0o700)
         self.mark = uuid.uuid4().hex
         self.started: list[subprocess.Popen[bytes]] = []
         self.environment = {
@@ -39,7 +39,7 @@ class Bench:
             for name, value in os.environ.items()
             if name not in ("FILETIMER_PATH", "TORCHELASTIC_TIMER_FILE", "MASTER_PORT")
         }
-        self.environment |= {MARK: self.mark, "XDG_RUNTIME_DIR": str(self.runtime)}
+        self.environment |= {MARK: self.mark, "FILETIMER_RUNTIME_DIR": str(self.runtime)}
 
     def popen(
         self,

@@ -19,8 +19,8 @@ def log_of(bench) -> str:
 @pytest.mark.parametrize("signum", ["KILL", "SIGTERM", "10"])
 def test_a_command_that_takes_too_long_is_reaped(bench, signum):
     bench.serve()
-    worker = bench.script("print(os.getpid(), flush=True); time.sleep(600)")
-    result = bench("expires", "--after", "1", "--scope", "copy", "--signal", signum, "--", *worker)
+    command = ("sh", "-c", "echo $$; exec sleep 600")
+    result = bench("expires", "--after", "2", "--scope", "copy", "--signal", signum, "--", *command)
     assert result.returncode == 124
     wait_until(lambda: "worker died" in log_of(bench), "the death is confirmed")
     assert f"pid {int(result.stdout)}, scope 'copy'" in log_of(bench)  # the command's own pid

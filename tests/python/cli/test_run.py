@@ -60,9 +60,17 @@ def test_the_pipe_is_private(bench):
     assert (stat.S_IMODE(fifo), stat.S_IMODE(directory)) == (0o600, 0o700)
 
 
-def test_a_missing_runtime_directory_is_no_obstacle(bench):
-    bench.environment["XDG_RUNTIME_DIR"] = "/nonexistent"
+def test_a_missing_runtime_directory_is_made(bench):
+    bench.environment["FILETIMER_RUNTIME_DIR"] = str(bench.runtime / "new")
     assert bench("run", "--", "true").returncode == 0
+    assert list((bench.runtime / "new").iterdir()) == []
+
+
+def test_a_runtime_directory_of_others_is_one_sentence(bench):
+    bench.runtime.chmod(0o777)
+    result = bench("run", "--", "true")
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot make a private directory" in result.stderr
 
 
 def test_output_is_prefixed_line_by_line_and_kept_apart(bench):
@@ -353,6 +361,14 @@ def test_a_command_that_cannot_be_run_is_one_sentence(bench, command, status):
     assert result.returncode == status
     assert result.stderr.count(b"\n") == 1
     assert f"cannot run {command!r}".encode() in result.stderr
+    bench.assert_nothing_left()
+
+
+def test_a_limit_of_the_system_is_one_sentence(bench):
+    prefix = ("prlimit", "--nofile=20")
+    result = bench("run", "--workers", "9", "--", "sleep", "600", prefix=prefix)
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot start the workers: Too many open files" in result.stderr
     bench.assert_nothing_left()
 
 
