@@ -1,0 +1,128 @@
+"""What a server reports: the event names, their fields, and the ways they leave the process.
+
+The first four names are torch's and are all that its ``log_event`` callback receives.  Every event
+goes to ``on_event``.  A callback that raises is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from filetimer.requests import FileTimerRequest
+
+__all__ = ["Event", "EventReporter"]
+
+logger = logging.getLogger("filetimer")
+
+WATCHDOG_STARTED = "watchdog started"
+WATCHDOG_STOPPED = "watchdog stopped"
+TIMER_EXPIRED = "timer expired"
+KILL_WORKER = "kill worker process"
+TORCH_NAMES = frozenset({WATCHDOG_STARTED, WATCHDOG_STOPPED, TIMER_EXPIRED, KILL_WORKER})
+
+RECORD_REJECTED = "record rejected"
+TIMER_REFUSED = "timer refused"
+WORKER_EXITED = "worker exited"
+WORKER_DIED = "worker died"
+KILL_FAILED = "kill failed"
+KILL_ESCALATED = "kill escalated"
+WORKER_UNKILLABLE = "worker unkillable"
+DEGRADED = "degraded"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.  Fields that do not apply are None.
+
+    ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
+    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.
+    """
+
+    name: str
+    pid: int | None = None
+    scope_id: str | None = None
+    token: int | None = None
+    signal: int | None = None
+    code: str | None = None
+    late: float | None = None
+    expiration_time: float | None = None
+    detail: str | None = None
+    time: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that apply, for JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def request(self) -> FileTimerRequest | None:
+        """The timer that the event is about, as torch's callback expects it."""
+        if self.pid is None or self.scope_id is None or self.expiration_time is None:
+            return None
+        return FileTimerRequest(self.pid, self.scope_id, self.expiration_time, self.signal or 0)
+
+
+LogEvent = Callable[[str, "FileTimerRequest | None"], None]
+
+
+class EventReporter:
+    """Hands every event to the log and to the callbacks.
+
+    Rejections and refusals are written to the log at most ``max_logged`` times in ``interval``
+    seconds (SPEC X-2); ``counts`` counts every event by name and code.
+    """
+
+    def __init__(
+        self,
+        log_event: LogEvent | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        max_logged: int = 10,
+        interval: float = 10.0,
+    ) -> None:
+        self.counts: dict[tuple[str, str | None], int] = {}
+        self._log_event = log_event
+        self._on_event = on_event
+        self._max_logged, self._interval = max_logged, interval
+        self._window_start, self._logged, self._suppressed = 0.0, 0, 0
+
+    def report(self, name: str, **fields: Any) -> None:
+        """Report one event; ``fields`` are those of :class:`Event`."""
+        event = Event(name, time=time.time(), **fields)
+        key = (event.name, event.code)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        self._log(event)
+        if self._log_event is not None and event.name in TORCH_NAMES:
+            _call(self._log_event, event.name, event.request())
+        if self._on_event is not None:
+            _call(self._on_event, event)
+
+    def _log(self, event: Event) -> None:
+        if event.name in (RECORD_REJECTED, TIMER_REFUSED) and not self._may_log(event.time):
+            return
+        level = (
+            logging.INFO
+            if event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
+            else (logging.WARNING)
+        )
+        fields = {k: v for k, v in event.to_dict().items() if k not in ("name", "time")}
+        logger.log(level, "%s %s", event.name, fields)
+
+    def _may_log(self, now: float) -> bool:
+        if now - self._window_start >= self._interval:
+            if self._suppressed:
+                logger.warning("%d more rejections were not logged", self._suppressed)
+            self._window_start, self._logged, self._suppressed = now, 0, 0
+        self._logged += 1
+        if self._logged > self._max_logged:
+            self._suppressed += 1
+            return False
+        return True
+
+
+def _call(callback: Callable[..., None], *arguments: Any) -> None:
+    try:
+        callback(*arguments)
+    except Exception:
+        logger.exception("an event callback raised; the server goes on")

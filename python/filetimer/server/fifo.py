@@ -1,0 +1,176 @@
+"""The server's end of the FIFO: making it, locking it, reading it, taking it away.
+
+The path is only ever touched under the lock, which is a ``flock`` on the FIFO itself (SPEC S-18).
+A FIFO that is new is made and locked under another name and then linked to its path, which fails
+when something is there: nobody sees it half-made (SPEC S-16), nothing is overwritten (SPEC S-15).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import weakref
+
+from filetimer.wire.decoder import LineDecoder, Record, Rejection
+
+__all__ = ["ServerFifo"]
+
+MODE = 0o600
+
+
+class ServerFifo:
+    """The FIFO at ``path``, made if it is not there, locked, and open at both ends.
+
+    Raises:
+        FileExistsError: the path holds something else than a FIFO of this user.
+        BlockingIOError: another live server serves the path.
+        OSError: the directory is missing, or not writable.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self.fd, self._made = _open_locked(self.path)
+        self.owner = os.fstat(self.fd).st_uid
+        self.capacity = _grow(self.fd)
+        self._decoder = LineDecoder()
+        _opened.add(self)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self.fd
+
+    def receive(self) -> list[Record | Rejection]:
+        """Everything that is in the pipe now: one read takes it all out, and no more (SPEC S-7)."""
+        try:
+            return self._decoder.feed(os.read(self.fd, self.capacity))
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Close and unlock; remove the FIFO if this object made it and it is still at its path."""
+        if self.fd < 0:
+            return
+        if self._made and _is_at(self.path, self.fd):
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                pass
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptor only.  A forked child calls this: its parent is the server."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        _opened.discard(self)
+
+
+_opened: weakref.WeakSet[ServerFifo] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for fifo in list(_opened):
+        fifo.forget()
+
+
+# A forked child would hold the lock and a reading end after the server's death.
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _open_locked(path: str) -> tuple[int, bool]:
+    """Descriptor of the locked FIFO at ``path``, and whether it was made here."""
+    for _ in range(10):  # each turn lost means that somebody else made or removed it
+        try:
+            return _open_existing(path), False
+        except FileNotFoundError:
+            pass
+        try:
+            return _make(path), True
+        except FileExistsError:
+            pass
+    raise BlockingIOError(errno.EAGAIN, "the path keeps changing while it is opened", path)
+
+
+def _open_existing(path: str) -> int:
+    _require_own_fifo(os.lstat(path), path)
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags)  # SPEC S-17: read-write, so that it never sees an end of file
+    try:
+        _require_own_fifo(os.fstat(fd), path)
+        _lock(fd, path)
+        if not _is_at(path, fd):
+            raise FileNotFoundError(errno.ENOENT, "the FIFO was just replaced", path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make(path: str) -> int:
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    os.mkfifo(temporary, MODE)
+    try:
+        fd = _open_existing(temporary)
+        try:
+            os.fchmod(fd, MODE)  # the umask may have taken bits away
+            os.link(temporary, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    finally:
+        os.unlink(temporary)
+
+
+def _require_own_fifo(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISFIFO(status.st_mode):
+        raise FileExistsError(
+            errno.EEXIST, f"{path} is there and is not a FIFO: give a path that is free"
+        )
+    if status.st_uid != os.geteuid():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"the FIFO {path} belongs to uid {status.st_uid}, not to you "
+            f"(uid {os.geteuid()}): give a path of your own",
+        )
+
+
+def _lock(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            errno.EAGAIN, f"another server is serving {path}: stop it, or give another path"
+        ) from None
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        at_path = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(at_path, os.fstat(fd))
+
+
+def _grow(fd: int) -> int:
+    """Make the pipe as large as allowed; its capacity in bytes."""
+    set_size, get_size = getattr(fcntl, "F_SETPIPE_SZ", 1031), getattr(fcntl, "F_GETPIPE_SZ", 1032)
+    for size in (_allowed_size(), 1 << 18):
+        try:
+            return int(fcntl.fcntl(fd, set_size, size))
+        except OSError:  # over the user's pipe budget
+            continue
+    try:
+        return int(fcntl.fcntl(fd, get_size))
+    except OSError:  # not Linux
+        return 1 << 16
+
+
+def _allowed_size() -> int:
+    try:
+        with open("/proc/sys/fs/pipe-max-size") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1 << 20

@@ -1,0 +1,182 @@
+"""``FileTimerServer``: serves the clients that write records to a FIFO."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from filetimer.requests import FileTimerRequest
+from filetimer.server import events
+from filetimer.server.events import Event, EventReporter, LogEvent
+from filetimer.server.fifo import ServerFifo
+from filetimer.server.loop import ServerLoop, read_clocks
+from filetimer.server.process import ProcessHandle, open_process, this_host
+from filetimer.server.watchdog import Watchdog
+from filetimer.wire.decoder import Record, Rejection, checked_record
+
+__all__ = ["FileTimerServer"]
+
+
+class FileTimerServer:
+    """Reaps the workers whose timers expire.  The signature is torch's; the rest is keyword-only.
+
+    Args:
+        file_path: where to make the FIFO.  A FIFO of this user that is there already is used, and
+            left there; anything else is refused.
+        run_id: names the job in logs.
+        max_interval: longest sleep of the loop in seconds: how often ``get_last_progress_time``
+            moves.  It does not delay kills; those are on time.
+        daemon: whether the thread lets the interpreter exit without :meth:`stop`.
+        log_event: called with torch's four event names and the request that they are about.
+        on_event: called with every :class:`~filetimer.server.events.Event`.
+        kill_after: seconds after which a worker that outlives its signal is sent SIGKILL;
+            None, as in torch: never.
+
+    The callbacks run in the server's thread and should return soon.  One that raises is logged.
+    """
+
+    def __init__(
+        self,
+        file_path: str,
+        run_id: str,
+        max_interval: float = 10,
+        daemon: bool = True,
+        log_event: LogEvent | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        kill_after: float | None = None,
+    ) -> None:
+        if not max_interval > 0:
+            raise ValueError(f"max_interval must be a positive number of seconds: {max_interval!r}")
+        self._file_path = os.fspath(file_path)
+        self._max_interval = max_interval
+        self._daemon = daemon
+        self._reporter = EventReporter(log_event, on_event)
+        self._lock = threading.RLock()  # held by the loop's passes and by the public methods
+        self._watchdog = Watchdog(
+            this_host(), self._reporter, run_id, kill_after, self._watch, self._unwatch
+        )
+        self._loop: ServerLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop_at_exit = functools.partial(_stop_if_there, weakref.ref(self))
+
+    @property
+    def counts(self) -> dict[tuple[str, str | None], int]:
+        """How often each event was reported, by its name and code."""
+        return dict(self._reporter.counts)
+
+    def start(self) -> None:
+        """Make the FIFO and serve it in a thread; returns when clients can connect.
+
+        Raises FileExistsError, BlockingIOError or another OSError when the path cannot be served
+        (see :class:`~filetimer.server.fifo.ServerFifo`), RuntimeError when this server runs.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this FileTimerServer was started before; stop() it first")
+        loop = ServerLoop(ServerFifo(self._file_path), self._lock, self._max_interval)
+        thread = threading.Thread(
+            target=loop.run, args=(self._watchdog,), name="filetimer-watchdog", daemon=self._daemon
+        )
+        with self._lock:
+            self._loop = loop
+            for worker in self._watchdog.table.workers.values():  # registered before the start
+                loop.watch(worker.process)
+        try:
+            thread.start()
+        except RuntimeError:  # the limit on threads
+            self._loop = None
+            loop.close(self._watchdog)
+            raise
+        self._thread = thread
+        atexit.register(self._stop_at_exit)  # a daemon thread is cut off; the FIFO must go before
+        self._reporter.report(events.WATCHDOG_STARTED)
+
+    def stop(self) -> None:
+        """Stop serving, at once, and remove the FIFO that was made.  May be called again."""
+        thread, loop = self._thread, self._loop
+        self._thread = None
+        if thread is None or loop is None:
+            return
+        atexit.unregister(self._stop_at_exit)
+        loop.stop()
+        if thread is not threading.current_thread():
+            thread.join()
+            self._loop = None
+        self._reporter.report(events.WATCHDOG_STOPPED)
+
+    def run_once(self) -> None:
+        """Act on what is in the FIFO and on what is due now, then stop."""
+        if self._thread is None:
+            self.start()
+        if self._loop is not None:
+            with self._lock:
+                self._loop.serve_pass(self._watchdog, set())
+        self.stop()
+
+    def register_timers(self, timer_requests: list[FileTimerRequest]) -> None:
+        """Take in requests as if their records had arrived in the FIFO."""
+        with self._lock:
+            self._watchdog.receive(map(_to_record, timer_requests), read_clocks())
+        if self._loop is not None:
+            self._loop.wake()  # the next deadline may have changed
+
+    def clear_timers(self, worker_pids: set[int]) -> None:
+        """Forget all timers of these workers."""
+        with self._lock:
+            for pid in worker_pids:
+                self._watchdog.table.clear(pid)
+
+    def get_expired_timers(self, deadline: float) -> dict[int, list[FileTimerRequest]]:
+        """By pid, the timers that expire by ``deadline`` (Unix seconds)."""
+        with self._lock:
+            now = read_clocks()
+            expired = self._watchdog.table.expired_by(now.monotonic + (deadline - now.wall))
+            return {pid: list(map(_to_request, timers)) for pid, timers in expired.items()}
+
+    @staticmethod
+    def is_process_running(pid: int) -> bool:
+        """Whether a process with this pid runs; a zombie does not."""
+        process = open_process(pid) if pid > 0 else None
+        if process is None:
+            return False
+        process.close()
+        return not process.zombie
+
+    def get_last_progress_time(self) -> int:
+        """When the loop last made a pass, in Unix seconds; now, before the start."""
+        return int(time.time() if self._loop is None else self._loop.last_progress)
+
+    def _watch(self, process: ProcessHandle) -> None:
+        if self._loop is not None:
+            self._loop.watch(process)
+
+    def _unwatch(self, process: ProcessHandle) -> None:
+        if self._loop is not None:
+            self._loop.unwatch(process)
+
+
+def _to_record(request: FileTimerRequest) -> Record | Rejection:
+    return checked_record(
+        {
+            "version": request.version,
+            "pid": request.worker_id,
+            "scope_id": request.scope_id,
+            "expiration_time": request.expiration_time,
+            "signal": int(request.signal),
+        }
+    )
+
+
+def _to_request(timer: Record) -> FileTimerRequest:
+    return FileTimerRequest(timer.pid, timer.scope_id, timer.expiration_time, timer.signal)
+
+
+def _stop_if_there(server: weakref.ref[FileTimerServer]) -> None:
+    alive = server()
+    if alive is not None:
+        alive.stop()

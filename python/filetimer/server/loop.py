@@ -1,0 +1,146 @@
+"""The loop of both servers: wait, receive, see who exited, enforce.
+
+One wait covers it all: records, exits of known workers, the next deadline, a wake-up to stop.
+Idle means asleep; ``max_interval`` bounds the sleep only so that progress can be seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+from filetimer.server.process import ProcessHandle
+from filetimer.server.timers import Now
+from filetimer.server.waiter import Waiter, minimise_timer_slack
+from filetimer.server.watchdog import Watchdog
+from filetimer.wire.decoder import Record, Rejection
+
+__all__ = ["ServerLoop", "Source", "read_clocks"]
+
+logger = logging.getLogger("filetimer")
+
+# A reader that waits again at once is woken by every record, and the writers pay for that.
+REST = 0.001  # seconds of rest while records come fast
+FAST = 0.0005  # seconds between two chunks that count as fast
+MANY = 3  # records in one chunk that count as fast
+
+DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
+FAULT_PAUSE = 0.1  # seconds: a pass that keeps failing must not spin
+
+
+def read_clocks() -> Now:
+    """Now, on both clocks."""
+    return Now(time.monotonic(), time.time())
+
+
+class Source(Protocol):
+    """Where records come from."""
+
+    def fileno(self) -> int:
+        """The descriptor that can be read when something has come."""
+
+    def receive(self) -> list[Record | Rejection]:
+        """All that has come, and no more: it never waits."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class ServerLoop:
+    """Feeds what ``source`` receives to one watchdog.  ``lock`` is held during every pass."""
+
+    def __init__(self, source: Source, lock: threading.RLock, max_interval: float) -> None:
+        self.last_progress = time.time()
+        self._source = source
+        self._lock = lock
+        self._max_interval = max_interval
+        self._waiter = Waiter()
+        self._waiter.register(source.fileno())
+        self._watched: dict[int, ProcessHandle] = {}  # by pidfd
+        self._unwatched: set[ProcessHandle] = set()  # looked at every DEATH_POLL seconds
+        self._last_chunk = 0.0
+        self._fast = False
+        self._stopping = False
+
+    def run(self, watchdog: Watchdog) -> None:
+        """Serve until :meth:`stop`; then close everything."""
+        minimise_timer_slack()
+        try:
+            while not self._stopping:
+                try:
+                    ready = self._waiter.wait(self._wait_until(watchdog))
+                    with self._lock:
+                        self.serve_pass(watchdog, ready)
+                    self._rest(watchdog)
+                except Exception:
+                    logger.exception("a pass of the timer server failed; it goes on")
+                    time.sleep(FAULT_PAUSE)
+        finally:
+            self.close(watchdog)
+
+    def serve_pass(self, watchdog: Watchdog, ready: set[int]) -> None:
+        """Act on what has happened by now.  ``ready``: descriptors that can be read."""
+        now = read_clocks()
+        # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
+        results = self._source.receive()
+        if results:
+            watchdog.receive(results, now)
+            self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
+            self._last_chunk = now.monotonic
+        self._see_exits(watchdog, ready, now)
+        watchdog.enforce(now.monotonic)
+        self.last_progress = now.wall
+
+    def watch(self, process: ProcessHandle) -> None:
+        """Have ``watchdog.process_exited`` called when this process ends."""
+        try:
+            if process.pidfd is None:
+                raise OSError("no pidfd")
+            self._waiter.register(process.pidfd)
+            self._watched[process.pidfd] = process
+        except OSError:
+            self._unwatched.add(process)
+
+    def unwatch(self, process: ProcessHandle) -> None:
+        """Undo :meth:`watch`.  A pidfd stays readable after the exit, so this must happen."""
+        self._unwatched.discard(process)
+        if process.pidfd is not None and self._watched.pop(process.pidfd, None) is not None:
+            self._waiter.unregister(process.pidfd)
+
+    def wake(self) -> None:
+        """Make a pass soon; from any thread."""
+        self._waiter.wake()
+
+    def stop(self) -> None:
+        """End ``run``; from any thread."""
+        self._stopping = True
+        self._waiter.wake()
+
+    def close(self, watchdog: Watchdog) -> None:
+        """Let go of everything."""
+        with self._lock:
+            watchdog.close()
+            self._source.close()
+            self._waiter.close()
+
+    def _wait_until(self, watchdog: Watchdog) -> float:
+        longest = DEATH_POLL if self._unwatched else self._max_interval
+        beat = time.monotonic() + min(longest, self._max_interval)
+        with self._lock:
+            deadline = watchdog.next_deadline()
+        return beat if deadline is None else min(beat, deadline)
+
+    def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
+        for fd in ready & self._watched.keys():
+            watchdog.process_exited(self._watched[fd], now)
+        if self._unwatched:
+            watchdog.forget_dead(now)
+
+    def _rest(self, watchdog: Watchdog) -> None:
+        if self._fast:
+            self._fast = False
+            rest = min(REST, self._wait_until(watchdog) - time.monotonic())
+            if rest > 0:
+                time.sleep(rest)

@@ -1,0 +1,183 @@
+"""Processes: which one a pid names, signalling exactly that one, and seeing it end.
+
+A :class:`ProcessHandle` holds a pidfd where the system has them, so that a recycled pid cannot be
+hit.  Without (a kernel before 5.3, a seccomp filter), the start time from /proc is compared right
+before the signal; without /proc (other POSIX), the pid is all there is.  :func:`capability` says
+which of these holds here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import signal
+import sys
+from functools import lru_cache
+
+from filetimer.server.timers import Host
+
+__all__ = ["ProcessHandle", "capability", "open_process", "read_stat", "this_host"]
+
+_SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN = 424, 434  # the same on every Linux architecture
+
+
+class ProcessHandle:
+    """One process, from :func:`open_process` on; what ``timers.Process`` asks for.
+
+    ``start_time`` is in clock ticks since boot (field 22 of /proc/PID/stat), ``uid`` its user,
+    ``time_ns`` the inode of its time namespace; each is None where unknown.
+    """
+
+    __slots__ = ("pid", "pidfd", "start_time", "time_ns", "uid", "zombie")
+
+    def __init__(self, pid: int, pidfd: int | None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.zombie = False
+        self.start_time: int | None = None
+        self.uid: int | None = None
+        self.time_ns: int | None = None
+
+    def send_signal(self, signum: int) -> None:
+        """Signal this very process.  Raises ProcessLookupError when it is gone."""
+        if self.pid <= 1 or self.pid == os.getpid():  # SPEC S-13, whatever came before
+            raise PermissionError(errno.EPERM, f"refused to signal pid {self.pid}")
+        if self.pidfd is not None:
+            _pidfd_send_signal(self.pidfd, signum)
+        elif not self.is_alive():
+            raise ProcessLookupError(errno.ESRCH, f"process {self.pid} is gone")
+        else:
+            os.kill(self.pid, signum)
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs; a zombie does not."""
+        if self.pidfd is not None:
+            return not _readable(self.pidfd)
+        stat = read_stat(self.pid)
+        if stat is not None:
+            return stat[0] not in "ZX" and stat[1] == self.start_time
+        return self.start_time is None and _answers(self.pid)
+
+    def state(self) -> str | None:
+        """The state letter of /proc/PID/stat (R, S, D, T, Z ...); None when unknown."""
+        stat = read_stat(self.pid)
+        return stat[0] if stat is not None and stat[1] == self.start_time else None
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+def open_process(pid: int) -> ProcessHandle | None:
+    """The process that now has this pid, or None.
+
+    The pidfd comes first.  If its process still runs after /proc was read, then what was read is
+    that process's: the pid cannot have been recycled in between.
+    """
+    try:
+        pidfd = _pidfd_open(pid) if capability() == "pidfd" else None
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return None  # no such process, or a thread's id
+        pidfd = None  # out of descriptors: go on by start time
+    handle = ProcessHandle(pid, pidfd)
+    stat = read_stat(pid)
+    if stat is not None:
+        state, handle.start_time = stat
+        handle.uid = _uid(pid)
+        handle.time_ns = _namespace(f"/proc/{pid}/ns/time")
+        handle.zombie = state in "ZX"
+    if pidfd is not None:
+        handle.zombie = handle.zombie or _readable(pidfd)
+    elif stat is None and not _answers(pid):
+        return None
+    return handle
+
+
+def read_stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time (clock ticks since boot) of a process, or None."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name may hold anything
+        return fields[0].decode("ascii"), int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def this_host() -> Host:
+    """The identity of a server in this process."""
+    pid_ns, time_ns = _namespace("/proc/self/ns/pid"), _namespace("/proc/self/ns/time")
+    return Host(os.getpid(), os.geteuid(), pid_ns, time_ns)
+
+
+@lru_cache(maxsize=1)
+def capability() -> str:
+    """How processes are held here: ``pidfd``, ``start_time`` or ``pid``."""
+    try:
+        os.close(_pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return "pid" if read_stat(os.getpid()) is None else "start_time"
+    return "pidfd"
+
+
+def _pidfd_open(pid: int) -> int:
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return _syscall(_SYS_PIDFD_OPEN, pid, 0)  # Pythons that were built on an old system
+
+
+def _pidfd_send_signal(pidfd: int, signum: int) -> None:
+    if hasattr(signal, "pidfd_send_signal"):
+        signal.pidfd_send_signal(pidfd, signum)
+    else:
+        _syscall(_SYS_PIDFD_SEND_SIGNAL, pidfd, signum, None, 0)
+
+
+def _syscall(number: int, *arguments: int | None) -> int:
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.ENOSYS, "not Linux")
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = int(libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _readable(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _namespace(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _uid(pid: int) -> int | None:
+    """The real user.  (The owner of /proc/PID is root where a process is not dumpable.)"""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Uid:"):
+                    return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None

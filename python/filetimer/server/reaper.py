@@ -1,0 +1,139 @@
+"""Signals a stuck worker, confirms its death, and escalates when it lives on (SPEC S-8, S-14)."""
+
+from __future__ import annotations
+
+import signal as signals
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from filetimer.server import events
+from filetimer.server.events import EventReporter
+from filetimer.server.process import ProcessHandle
+from filetimer.server.timers import deadline_of
+from filetimer.wire.decoder import UNSET, Record
+
+__all__ = ["Reaper", "timer_fields"]
+
+UNKILLABLE_AFTER = 5.0  # seconds after SIGKILL
+
+
+@dataclass
+class _Dying:
+    """A worker that was signalled and whose death is not confirmed yet."""
+
+    process: ProcessHandle
+    timer: Record
+    signum: int
+    next_step: float | None  # monotonic seconds; None: nothing but its death is awaited
+
+
+class Outcome(NamedTuple):
+    """What came of a signal: the event to report, and why."""
+
+    event: str
+    detail: str | None
+
+
+class Reaper:
+    """Reaps workers.  Times are monotonic seconds.
+
+    Args:
+        reporter: receives every step.
+        kill_after: seconds until a worker that outlives its signal is sent SIGKILL; None: never.
+    """
+
+    def __init__(self, reporter: EventReporter, kill_after: float | None = None) -> None:
+        self._report = reporter.report
+        self._kill_after = kill_after
+        self._dying: dict[int, _Dying] = {}
+
+    def signal(self, process: ProcessHandle, timer: Record, now: float) -> Outcome:
+        """Send the timer's signal, and say what came of it; :meth:`report` tells the world."""
+        try:
+            if not process.is_alive():  # a zombie takes signals without complaint
+                raise ProcessLookupError
+            process.send_signal(timer.signal)
+        except ProcessLookupError:
+            return Outcome(events.WORKER_EXITED, "gone before it was signalled")
+        except OSError as error:
+            return Outcome(events.KILL_FAILED, str(error))
+        self._await_death(process, timer, now)
+        return Outcome(events.KILL_WORKER, None)
+
+    def report(self, timer: Record, outcome: Outcome, now: float) -> None:
+        """Report a signal: apart from sending it, so that a slow log delays no other kill."""
+        self._report(outcome.event, **timer_fields(timer, timer.signal, now), detail=outcome.detail)
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do; None: not foreseen."""
+        steps = [dying.next_step for dying in self._dying.values() if dying.next_step is not None]
+        return min(steps, default=None)
+
+    def tick(self, now: float) -> None:
+        """Escalate what is due."""
+        for dying in list(self._dying.values()):
+            if dying.next_step is not None and dying.next_step <= now:
+                self._step(dying, now)
+
+    def on_exit(self, process: ProcessHandle, now: float) -> bool:
+        """A process has exited.  True if it was one of ours to die, and its death is reported."""
+        dying = self._dying.get(process.pid)
+        if dying is None or dying.process is not process:
+            return False
+        del self._dying[process.pid]
+        self._report(events.WORKER_DIED, **timer_fields(dying.timer, dying.signum, now))
+        return True
+
+    def _await_death(self, process: ProcessHandle, timer: Record, now: float) -> None:
+        dying = self._dying.get(process.pid)
+        if dying is not None and dying.process is process and dying.next_step is not None:
+            return  # signalled before: the first signal's patience counts
+        next_step = self._next_step(timer.signal, now)
+        self._dying[process.pid] = _Dying(process, timer, timer.signal, next_step)
+
+    def _next_step(self, signum: int, now: float) -> float | None:
+        if signum == signals.SIGKILL:
+            return now + UNKILLABLE_AFTER
+        return None if self._kill_after is None else now + self._kill_after
+
+    def _step(self, dying: _Dying, now: float) -> None:
+        if not dying.process.is_alive():
+            dying.next_step = None  # its exit event is on its way
+            return
+        if dying.signum == signals.SIGKILL:
+            state = dying.process.state()
+            self._report(
+                events.WORKER_UNKILLABLE,
+                **timer_fields(dying.timer, dying.signum, now),
+                detail=f"state {state}: it will die when the kernel lets go of it",
+            )
+            dying.next_step = None
+            return
+        self._escalate(dying, now)
+
+    def _escalate(self, dying: _Dying, now: float) -> None:
+        dying.signum = int(signals.SIGKILL)  # SPEC S-14
+        dying.next_step = self._next_step(dying.signum, now)
+        fields = timer_fields(dying.timer, dying.signum, now)
+        try:
+            dying.process.send_signal(dying.signum)
+            self._report(events.KILL_ESCALATED, **fields)
+        except ProcessLookupError:
+            dying.next_step = None
+        except OSError as error:
+            dying.next_step = None
+            self._report(events.KILL_FAILED, **fields, detail=str(error))
+
+
+def timer_fields(
+    timer: Record, signum: int | None = None, now: float | None = None
+) -> dict[str, object]:
+    """The fields of an event about this timer; ``now``, in monotonic seconds, makes it late."""
+    return {
+        "pid": timer.pid,
+        "scope_id": timer.scope_id,
+        "token": None if timer.token is UNSET else timer.token,
+        "expiration_time": timer.expiration_time,
+        "signal": signum,
+        "late": None if now is None else now - deadline_of(timer),
+    }

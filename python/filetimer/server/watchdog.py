@@ -1,0 +1,142 @@
+"""The watchdog: applies what was received and acts on what is due.  Both servers drive it.
+
+It joins the timer table, the reaper and the reporter, and knows nothing of pipes and queues.  One
+pass of a server is: ``receive``, then ``process_exited`` for those that have, then ``enforce``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from filetimer import debug_info_logging
+from filetimer.server import events
+from filetimer.server.events import EventReporter
+from filetimer.server.process import ProcessHandle, open_process
+from filetimer.server.reaper import Outcome, Reaper, timer_fields
+from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker
+from filetimer.wire.decoder import Record, Rejection
+
+__all__ = ["Watchdog"]
+
+logger = logging.getLogger("filetimer")
+
+
+def _nothing(process: ProcessHandle) -> None:
+    pass
+
+
+class Watchdog:
+    """Times are monotonic seconds unless they are a ``Now``.
+
+    Args:
+        host: the server's identity.
+        reporter: receives the events.
+        run_id: the job, for ``log_debug_info_for_expired_timers``.
+        kill_after: see :class:`Reaper`.
+        watch: called with the process of every worker that is admitted.
+        unwatch: called before that process is let go of.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        reporter: EventReporter,
+        run_id: str = "none",
+        kill_after: float | None = None,
+        watch: Callable[[ProcessHandle], None] = _nothing,
+        unwatch: Callable[[ProcessHandle], None] = _nothing,
+    ) -> None:
+        self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
+        self.reaper = Reaper(reporter, kill_after)
+        self._report = reporter.report
+        self._run_id = run_id
+        self._watch, self._unwatch = watch, unwatch
+
+    def receive(self, results: Iterable[Record | Rejection], now: Now) -> None:
+        """Apply records in order; report what was rejected (SPEC F-6)."""
+        apply = self.table.apply
+        for result in results:
+            if isinstance(result, Record):
+                apply(result, now)
+            else:
+                self._rejected(result)
+
+    def enforce(self, monotonic: float) -> None:
+        """Reap every worker that has a timer due; then say so."""
+        expiries = self.table.expire(monotonic)
+        outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
+        for expiry, outcome in zip(expiries, outcomes, strict=True):
+            self._report_expiry(expiry, outcome, monotonic)
+        self.reaper.tick(monotonic)
+
+    def next_deadline(self) -> float | None:
+        """When ``enforce`` has something to do next; None: not foreseen."""
+        known = [self.table.next_deadline(), self.reaper.next_deadline()]
+        return min((deadline for deadline in known if deadline is not None), default=None)
+
+    def process_exited(self, process: ProcessHandle, now: Now) -> None:
+        """A known worker has exited: its timers go (SPEC S-10)."""
+        worker = self.table.workers.get(process.pid)
+        if worker is not None and worker.process is process:
+            self.exited(worker, now)
+            self.table.forget(worker)
+
+    def forget_dead(self, now: Now) -> None:
+        """Look at every worker: for where no pidfd tells of exits."""
+        for worker in list(self.table.workers.values()):
+            if not worker.process.is_alive():
+                self.process_exited(worker.process, now)
+
+    def close(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self.table.workers.values()):
+            self._unwatch(worker.process)
+            self.table.forget(worker)
+
+    # What the table tells (timers.Observer).
+
+    def admitted(self, worker: Worker[ProcessHandle]) -> None:
+        self._watch(worker.process)
+
+    def refused(self, record: Record, reason: str) -> None:
+        self._report(events.TIMER_REFUSED, code=reason, **timer_fields(record))
+
+    def exited(self, worker: Worker[ProcessHandle], now: Now) -> None:
+        killed = self.reaper.on_exit(worker.process, now.monotonic)
+        if not killed and worker.timers:
+            scopes = sorted({timer.scope_id for timer in worker.timers.values()})
+            self._report(
+                events.WORKER_EXITED, pid=worker.pid, detail=f"with timers in {', '.join(scopes)}"
+            )
+        self._unwatch(worker.process)
+
+    def _reap(self, expiry: Expiry[ProcessHandle], monotonic: float) -> Outcome | None:
+        if expiry.decisive is None:
+            return None  # SPEC S-9
+        return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
+
+    def _report_expiry(
+        self, expiry: Expiry[ProcessHandle], outcome: Outcome | None, monotonic: float
+    ) -> None:
+        for timer in expiry.timers:  # SPEC S-8: each of them
+            self._report(events.TIMER_EXPIRED, **timer_fields(timer, timer.signal, monotonic))
+        self._call_debug_hook(expiry)
+        if outcome is not None and expiry.decisive is not None:
+            self.reaper.report(expiry.decisive, outcome, monotonic)
+
+    def _call_debug_hook(self, expiry: Expiry[ProcessHandle]) -> None:
+        scopes = [timer.scope_id for timer in expiry.timers]
+        try:
+            debug_info_logging.log_debug_info_for_expired_timers(
+                self._run_id, {expiry.worker.pid: scopes}
+            )
+        except Exception:  # users replace it
+            logger.exception("log_debug_info_for_expired_timers raised; the server goes on")
+
+    def _rejected(self, rejection: Rejection) -> None:
+        self._report(
+            events.RECORD_REJECTED,
+            code=rejection.code,
+            detail=f"{rejection.detail}; the line begins {rejection.line!r}",
+        )

@@ -1,0 +1,219 @@
+"""Bytes to records: what a server does with whatever comes out of the pipe.
+
+The theory is short.  The stream is cut at every LF, and each line is judged on its own (SPEC F-5),
+so how reads cut the stream cannot matter.  A chunk whose lines are all valid, the usual case, is
+decoded in one go; if anything in it is wrong, its lines are judged one by one.  Both ways decode
+with the same decoder, line by line: msgspec's ``decode_lines`` would accept two objects on a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from filetimer.wire import MAX_RECEIVED
+
+__all__ = [
+    "UNSET",
+    "BadLine",
+    "LineDecoder",
+    "Record",
+    "Rejection",
+    "checked_record",
+    "decode_line",
+    "judge_line",
+]
+
+_Integer = Annotated[int, Meta(ge=0, lt=2**53)]  # SPEC R-3
+
+
+class Record(msgspec.Struct, gc=False):
+    """One valid record (SPEC section 3).  An optional field that is absent is ``UNSET``."""
+
+    version: Annotated[int, Meta(ge=1, lt=2**53)]
+    pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    scope_id: str
+    expiration_time: float
+    signal: Annotated[int, Meta(ge=-(2**31), le=64)]
+    deadline: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    start_time: _Integer | UnsetType = UNSET
+    pid_ns: _Integer | UnsetType = UNSET
+    token: _Integer | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A line that is not a valid record.
+
+    ``code`` is one of SPEC section 5, ``detail`` says what is wrong in words, and ``line`` holds
+    the line's first bytes, at most :data:`SHOWN`.
+    """
+
+    code: str
+    detail: str
+    line: bytes
+
+
+SHOWN = 200  # bytes of a bad line that a rejection keeps
+VERSION_KEY = b'{"version":'  # how every record starts: SPEC R-2
+
+_REQUIRED = ("version", "pid", "scope_id", "expiration_time", "signal")
+_OPTIONAL = ("deadline", "start_time", "pid_ns", "token")
+_FIELD_TYPES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Record)}
+_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class BadLine(ValueError):
+    """What is wrong with a line: a code of SPEC section 5, and words."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+
+class LineDecoder:
+    """Cuts a byte stream into lines and lines into records, in bounded memory (SPEC F-4, X-1).
+
+    ``feed`` returns what the bytes completed, in order.  The unfinished line is kept for the next
+    call and is never acted on (SPEC F-8).
+    """
+
+    def __init__(self) -> None:
+        self._partial = b""  # the unfinished line; at most its last MAX_RECEIVED bytes
+        self._partial_head: bytes | None = None  # its first bytes, once it is oversize
+
+    def feed(self, data: bytes) -> list[Record | Rejection]:
+        """Take in bytes of any length; return the records and rejections they complete."""
+        data = self._partial + data
+        end = data.rfind(b"\n") + 1
+        lines, self._partial = data[:end], data[end:]
+        results = self._decode_lines(lines) if lines else []
+        if len(self._partial) > MAX_RECEIVED:
+            # SPEC F-7: the tail may hold another writer's record, so the tail is what is kept.
+            self._partial_head = self._partial_head or self._partial[:SHOWN]
+            self._partial = self._partial[-MAX_RECEIVED:]
+        return results
+
+    def _decode_lines(self, lines: bytes) -> list[Record | Rejection]:
+        if self._partial_head is None and _fits(lines) and _is_utf8(lines):
+            try:
+                return list(map(_decode, lines[:-1].split(b"\n")))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                pass  # at least one is bad: judge them one by one
+        results: list[Record | Rejection] = []
+        for line in lines[:-1].split(b"\n"):
+            head, self._partial_head = self._partial_head, None
+            results += judge_line(line, oversize_head=head)
+        return results
+
+
+def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record | Rejection]:
+    """The verdict on one line without its LF: a record, a rejection, or (SPEC F-7) both.
+
+    ``oversize_head``: the first bytes of a line of which only the tail was kept.
+    """
+    try:
+        if oversize_head is not None:
+            _raise_oversize()
+        return [decode_line(line)]
+    except BadLine as bad:
+        shown = (oversize_head or line)[:SHOWN]
+        rejection = Rejection(bad.code, bad.detail, shown)
+    # SPEC F-7: a half-written line may have swallowed the record behind it.  One attempt.
+    start = line.rfind(VERSION_KEY)
+    if start > 0 or (start == 0 and oversize_head is not None):
+        try:
+            return [rejection, decode_line(line[start:])]
+        except BadLine:
+            pass
+    return [rejection]
+
+
+def decode_line(line: bytes) -> Record:
+    """Decode one line without its LF.  Raises :class:`BadLine` with the code of SPEC section 5."""
+    if len(line) >= MAX_RECEIVED:  # the LF counts, too
+        _raise_oversize()
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLine("utf8", f"byte {error.start} is not UTF-8") from None
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return _second_opinion(text, str(error))
+
+
+def _second_opinion(text: str, complaint: str) -> Record:
+    """Find the code for a line that msgspec refused, or accept half surrogates (SPEC R-8)."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise BadLine("json", complaint) from None
+    if not isinstance(value, dict):
+        raise BadLine("object", f"a JSON {type(value).__name__} is not a record")
+    return record_from(value)
+
+
+def record_from(value: dict[str, Any]) -> Record:
+    """The record with these field values.  Raises :class:`BadLine` as for a line."""
+    # SPEC E-1: the first code that applies, in the order of the table.
+    for name in _REQUIRED:
+        if name not in value:
+            raise BadLine("missing_field", f"the field {name!r} is missing")
+    known = {name: value[name] for name in (*_REQUIRED, *_OPTIONAL) if name in value}
+    if isinstance(known["scope_id"], str):
+        known["scope_id"] = _HALF_SURROGATE.sub("\ufffd", known["scope_id"])
+    return Record(**{name: _checked(name, field) for name, field in known.items()})
+
+
+def checked_record(value: dict[str, Any]) -> Record | Rejection:
+    """As :func:`record_from`, for requests that did not come as lines."""
+    try:
+        return record_from(value)
+    except BadLine as bad:
+        return Rejection(bad.code, bad.detail, repr(value).encode()[:SHOWN])
+
+
+def _checked(name: str, value: object) -> Any:
+    try:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError("Number out of range")  # SPEC R-4
+        return msgspec.convert(value, _FIELD_TYPES[name])
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise BadLine(f"bad_{name}", f"field {name!r}: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")  # SPEC R-5
+
+
+def _raise_oversize() -> NoReturn:
+    raise BadLine("oversize", f"a line may have {MAX_RECEIVED} bytes with its newline")
+
+
+def _fits(lines: bytes) -> bool:
+    """Whether no line is oversize, in strides of a longest line, not line by line."""
+    position, end = 0, len(lines)
+    while position < end:
+        position = lines.rfind(b"\n", position, position + MAX_RECEIVED) + 1
+        if not position:
+            return False
+    return True
+
+
+def _is_utf8(lines: bytes) -> bool:
+    # msgspec does not look inside the strings that it skips.
+    if lines.isascii():
+        return True
+    try:
+        lines.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
