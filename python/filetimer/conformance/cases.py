@@ -1,4 +1,4 @@
-"""The cases: vectors and declared live cases, read from `protocol/`, and the requirements they prove."""
+"""The cases, read from `protocol/vectors/`, and the requirements of SPEC.md that they prove."""
 
 from __future__ import annotations
 
@@ -60,14 +60,15 @@ def octets(data: Bytes) -> bytes:
 
 def vector_files(protocol: Path | None = None) -> Iterator[Path]:
     vectors = (protocol or protocol_directory()) / "vectors"
-    for path in sorted(vectors.glob("*/*.json")):
-        yield path
+    yield from sorted(vectors.glob("*/*.json"))
 
 
 def load(protocol: Path | None = None) -> list[Case]:
     """Every case, in the order of the roles, files and entries."""
     cases = [
-        _case(entry, path) for path in vector_files(protocol) for entry in json.loads(path.read_text("utf-8"))
+        _case(entry, path)
+        for path in vector_files(protocol)
+        for entry in json.loads(path.read_text("utf-8"))
     ]
     return sorted(cases, key=lambda case: ROLES.index(case.role))
 
@@ -93,7 +94,7 @@ def _first_op(entry: dict[str, Any], role: str) -> tuple[str, ...]:
 
 @lru_cache
 def requirements(protocol: Path | None = None) -> dict[str, Requirement]:
-    """The numbered requirements of SPEC.md, by id. A paragraph that opens with `**F-7.**` is one."""
+    """The numbered requirements, by id. A paragraph that opens with `**F-7.**` is one."""
     text = ((protocol or protocol_directory()) / "SPEC.md").read_text("utf-8")
     found: dict[str, Requirement] = {}
     section = ""

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="filetimer conformance",
-        usage="%(prog)s [--roles ROLE,...] [--version 1|2] [--case NAME] [--json FILE] -- CMD ARGS...",
+        usage="%(prog)s [--roles ROLE,...] [--version 1|2] [--json FILE] -- CMD ARGS...",
         description="Tries an implementation of the filetimer wire protocol.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,9 +53,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--roles", type=_roles, help=f"of {', '.join(ROLES)}; default: all the driver has"
     )
-    parser.add_argument(
-        "--version", type=int, choices=(1, 2), help="default: the driver's highest"
-    )
+    parser.add_argument("--version", type=int, choices=(1, 2), help="default: the driver's highest")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this one; repeatable")
     parser.add_argument("--json", metavar="FILE", help="write the results there; - is stdout")
     parser.add_argument(

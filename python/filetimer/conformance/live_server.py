@@ -36,7 +36,7 @@ _GRACE = 0.4  # seconds past its deadline after which a worker counts as spared
 
 
 class Worker:
-    """A process that sleeps until it is reaped; the case is its parent, so its pid stays its own."""
+    """A process that sleeps until it is reaped. The case is its parent: its pid stays its own."""
 
     def __init__(self, *, ignores_sigterm: bool = False, user: int | None = None) -> None:
         script = ('trap "" TERM; ' if ignores_sigterm else "") + "echo; exec sleep 60"
@@ -276,7 +276,7 @@ def server_spares_a_released_worker(bench: Bench) -> None:
 def server_keeps_the_order_of_records(bench: Bench) -> None:
     with bench.server():
         worker = bench.worker()
-        release = {"expiration_time": -1, "signal": 0, "deadline": None}
+        release: dict[str, Any] = {"expiration_time": -1, "signal": 0, "deadline": None}
         bench.send(
             bench.record(worker.pid)
             + bench.record(worker.pid, **release)

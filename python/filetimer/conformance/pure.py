@@ -69,7 +69,8 @@ def _same(got: Any, want: list[dict[str, Any]], version: int) -> bool:
 def _same_verdict(got: Any, want: dict[str, Any], version: int) -> bool:
     if not isinstance(got, dict) or "record" not in want:
         return bool(got == want)
-    return isinstance(got.get("record"), dict) and same_record(got["record"], want["record"], version)
+    record = got.get("record")
+    return isinstance(record, dict) and same_record(record, want["record"], version)
 
 
 def same_record(got: dict[str, Any], want: dict[str, Any], version: int) -> bool:
@@ -126,14 +127,18 @@ def run_timeline(case: Case, ask: Ask) -> None:
         raise Failure(f"a list of events for each of {len(steps)} steps", reply, request)
     for number, (step, got) in enumerate(zip(steps, events, strict=True), 1):
         if _bag(got) != _bag(step["expect"]):
-            told = [{key: value for key, value in s.items() if key != "expect"} for s in steps[:number]]
+            told = [_without_expectation(step) for step in steps[:number]]
             raise Failure(
                 {"step": number, "events": step["expect"]}, {"step": number, "events": got}, told
             )
 
 
+def _without_expectation(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in step.items() if key != "expect"}
+
+
 def _step(step: dict[str, Any]) -> dict[str, Any]:
-    sent = {key: value for key, value in step.items() if key != "expect"}
+    sent = _without_expectation(step)
     if "receive" in sent:
         sent["receive"] = octets(sent["receive"]).hex()
     return sent

@@ -41,7 +41,7 @@ class Report:
 
 def table(report: Report) -> str:
     """One row for each requirement: the worst outcome of its cases first."""
-    rows = [("", "requirement", "passed", "failed", "skipped", "section")]
+    rows: list[tuple[str, ...]] = [("", "requirement", "passed", "failed", "skipped", "section")]
     for requirement in _natural(_cited(report.results)):
         results = [r for r in report.results if requirement in r.case.spec]
         counts = {
@@ -62,7 +62,8 @@ def skips(report: Report) -> str:
         if result.status == "skipped":
             reasons.setdefault(result.reason, []).append(result.case.name)
     return "\n".join(
-        f"skipped {len(names)}: {reason}\n    {', '.join(names)}" for reason, names in reasons.items()
+        f"skipped {len(names)}: {reason}\n    {', '.join(names)}"
+        for reason, names in reasons.items()
     )
 
 
