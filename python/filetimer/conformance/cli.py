@@ -11,7 +11,7 @@ from . import report as reports
 from .cases import ROLES
 from .link import TIMEOUT, DriverFault
 from .report import Report, Result
-from .runner import Progress, UsageError, run
+from .runner import JOBS, Progress, UsageError, run
 
 _EXAMPLE = """\
 CMD is a driver: a command that puts an implementation under test, as protocol/driver.md
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             version=options.version,
             names=options.case,
             timeout=options.timeout,
+            jobs=options.jobs,
             progress=_progress(),
         )
     except (UsageError, OSError) as error:
@@ -58,6 +59,9 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--json", metavar="FILE", help="write the results there; - is stdout")
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT, help="seconds for a reply (default %(default)g)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=JOBS, help="drivers side by side (default %(default)d)"
     )
     own, command = argv, []
     if "--" in argv:

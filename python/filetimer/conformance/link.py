@@ -21,6 +21,10 @@ class DriverFault(Exception):
     """The driver broke the conversation: it hung, died, or wrote what is no reply."""
 
 
+class DriverHung(DriverFault):
+    """It did not answer in time."""
+
+
 class Unsupported(Exception):
     """The driver does not know the op."""
 
@@ -75,7 +79,7 @@ class Driver:
             if not isinstance(reply, dict):
                 raise ValueError("not an object")
         except TimeoutError:
-            raise self._fault(message, f"no reply within {limit:g} seconds") from None
+            raise DriverHung(self._fault(message, f"no reply within {limit:g} seconds")) from None
         except (BrokenPipeError, EOFError):
             raise self._fault(message, f"the driver ended ({self._ending()})") from None
         except ValueError as error:

@@ -416,8 +416,8 @@ def client_release_without_a_server_is_quiet(bench: Bench) -> None:
 @_case
 def client_raises_no_sigpipe(bench: Bench) -> None:
     with bench.client() as client:
-        client.done(ACQUIRE)
         before = procfs.signal_masks(client.pid)
+        client.done(ACQUIRE)
         client.pipe.leave()
         client.ask(ACQUIRE)
         client.ask(RELEASE)

@@ -501,7 +501,7 @@ def server_sleeps_without_clients(bench: Bench) -> None:
 
 @_case
 def server_survives_a_line_without_end(bench: Bench) -> None:
-    size = 32 << 20
+    size = 16 << 20
     with bench.server() as server:
         bench.reaps()  # everything is warm
         before = procfs.resident_bytes(server.pid)

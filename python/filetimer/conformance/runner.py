@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 from .cases import Case, load, requirements
-from .link import TIMEOUT, DriverFault, Unsupported
+from .link import TIMEOUT, DriverFault, DriverHung, Unsupported
 from .live_client import run_client
 from .live_server import run_server
 from .pure import run_codec, run_timeline
@@ -17,6 +21,9 @@ from .session import Session
 from .verdicts import Failure, Skip
 
 Progress = Callable[[int, int, Result], None]
+
+JOBS = 4  # drivers side by side: the live cases mostly wait
+_HANGS_ALLOWED = 3  # of one op: a driver that hangs at every case is not to take an hour
 
 
 class UsageError(Exception):
@@ -30,24 +37,21 @@ def run(
     version: int | None = None,
     names: Sequence[str] | None = None,
     timeout: float = TIMEOUT,
+    jobs: int = JOBS,
     progress: Progress | None = None,
 ) -> Report:
     """Tries every case that applies. Raises DriverFault if the driver gives no `hello`."""
-    session = Session(command, timeout)
+    first = Session(command, timeout)
     try:
-        with session.shared() as driver:
+        with first.shared() as driver:
             hello = driver.request({"op": "hello"})
-        session.version = _version(hello, version)
-        chosen = _choose(load(), hello, session.version, roles, names)
-        results = []
-        for number, case in enumerate(chosen, 1):
-            result = _try(case, session, hello)
-            results.append(result)
-            if progress is not None:
-                progress(number, len(chosen), result)
+        spoken = _version(hello, version)
+        chosen = _choose(load(), hello, spoken, roles, names)
+        sessions = [first, *(Session(command, timeout) for _ in range(jobs - 1))][: len(chosen)]
+        results = _Trial(hello, spoken, sessions, progress).results(chosen)
     finally:
-        session.discard()
-    return Report(hello, session.version, results, requirements())
+        first.discard()
+    return Report(hello, spoken, results, requirements())
 
 
 def _version(hello: dict[str, Any], asked: int | None) -> int:
@@ -80,29 +84,75 @@ def _choose(
     ]
 
 
-def _try(case: Case, session: Session, hello: dict[str, Any]) -> Result:
-    session.log.clear()
-    if reason := _declined(case, hello):
-        return Result(case, "skipped", reason=reason)
-    start = time.monotonic()
+class _Trial:
+    """The cases of one run, tried side by side, each in a session that is free."""
 
-    def result(status: str, **more: Any) -> Result:
-        return Result(case, status, time.monotonic() - start, **more)
+    def __init__(
+        self,
+        hello: dict[str, Any],
+        version: int,
+        sessions: Sequence[Session],
+        progress: Progress | None,
+    ) -> None:
+        self._hello, self._progress, self._sessions = hello, progress, sessions
+        self._free: SimpleQueue[Session] = SimpleQueue()
+        for session in sessions:
+            session.version = version
+            self._free.put(session)
+        self._lock = threading.Lock()
+        self._done = 0
+        self._hangs: Counter[str] = Counter()
 
-    try:
-        _run(case, session)
-    except (Skip, Unsupported) as skip:
-        return result("skipped", reason=str(skip))
-    except DriverFault as fault:
-        return result("failed", reason=str(fault), sent=_conversation(session))
-    except Failure as failure:
-        sent = failure.sent if failure.sent is not None else _conversation(session)
-        return result("failed", expected=failure.expected, got=failure.got, sent=sent)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # A reply of the wrong shape is the driver's fault, and no reason to stop.
-        why = f"a reply that driver.md does not describe: {type(error).__name__}: {error}"
-        return result("failed", reason=why, sent=_conversation(session))
-    return result("passed")
+    def results(self, cases: Sequence[Case]) -> list[Result]:
+        if not cases:
+            return []
+        try:
+            with ThreadPoolExecutor(len(self._sessions)) as pool:
+                return list(pool.map(lambda case: self._try(case, len(cases)), cases))
+        finally:
+            for session in self._sessions:
+                session.discard()
+
+    def _try(self, case: Case, total: int) -> Result:
+        session = self._free.get()
+        session.log.clear()
+        start = time.monotonic()
+        try:
+            outcome = self._outcome(case, session)
+        finally:
+            self._free.put(session)
+        result = Result(case, seconds=time.monotonic() - start, **outcome)
+        with self._lock:
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, total, result)
+        return result
+
+    def _outcome(self, case: Case, session: Session) -> dict[str, Any]:
+        """The fields of the result that the case decides."""
+        if reason := _declined(case, self._hello):
+            return {"status": "skipped", "reason": reason}
+        op = case.needs[0]
+        if self._hangs[op] >= _HANGS_ALLOWED:
+            return {"status": "failed", "reason": f"not tried: {op} has hung too often"}
+        try:
+            _run(case, session)
+        except (Skip, Unsupported) as skip:
+            return {"status": "skipped", "reason": str(skip)}
+        except DriverFault as fault:
+            sent = _conversation(session)
+            if isinstance(fault, DriverHung) and sent and sent[-1]["request"].get("op") == op:
+                self._hangs[op] += 1
+            return {"status": "failed", "reason": str(fault), "sent": sent}
+        except Failure as failure:
+            sent = failure.sent if failure.sent is not None else _conversation(session)
+            told = {"expected": failure.expected, "got": failure.got, "sent": sent}
+            return {"status": "failed", **told}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A reply of the wrong shape is the driver's fault, and no reason to stop.
+            why = f"a reply that driver.md does not describe: {type(error).__name__}: {error}"
+            return {"status": "failed", "reason": why, "sent": _conversation(session)}
+        return {"status": "passed"}
 
 
 def _run(case: Case, session: Session) -> None:
@@ -131,9 +181,4 @@ def _declined(case: Case, hello: dict[str, Any]) -> str:
 
 def _conversation(session: Session) -> list[Any]:
     """The last exchanges of the case."""
-    return list(_exchanges(session))[-4:]
-
-
-def _exchanges(session: Session) -> Iterator[Any]:
-    for request, reply in session.log:
-        yield {"request": request, "reply": reply}
+    return [{"request": request, "reply": reply} for request, reply in session.log[-4:]]

@@ -600,6 +600,8 @@ class Client:
         self.path = path or self.path_from_environment()
         self.fd = -1
         self.pid = -1
+        if wrong("creates-the-path") and not os.path.exists(self.path):
+            os.mkfifo(self.path)
         self.left = {}  # (pid, scope, token) to the deadline: how long a release may wait
         if not wrong("writes-to-any-file"):
             self.check(os.stat(self.path))
@@ -613,8 +615,9 @@ class Client:
             if os.environ.get(name) or (wrong("takes-an-empty-variable") and name in os.environ):
                 return os.environ[name]
         if wrong("guesses-a-path"):
-            open("filetimer.fifo", "a").close()
-            return "filetimer.fifo"
+            guess = os.path.join(os.environ.get("TMPDIR", "/tmp"), "filetimer.fifo")
+            open(guess, "a").close()
+            return guess
         raise Refused("SPEC C-9: no path")
 
     def check(self, state):
@@ -633,9 +636,14 @@ class Client:
         self.send(record, token, wait)
         self.left[record["pid"], scope, token] = now + after
 
-    def release(self, scope, token=None, wait=None):
+    def release(self, scope, token=None, wait=None, identity=None):
         """Whether it was delivered; never an error (SPEC C-2)."""
-        record = {**self.identity(), "scope_id": scope, "expiration_time": -1, "signal": 0}
+        record = {
+            **(identity or self.identity()),
+            "scope_id": scope,
+            "expiration_time": -1,
+            "signal": 0,
+        }
         if wrong("releases-with-its-signal"):
             record["signal"] = 9
         deadline = self.left.pop((record["pid"], scope, token), 0)
@@ -683,8 +691,6 @@ class Client:
                 time.sleep(0.002)
 
     def open(self):
-        if wrong("creates-the-path") and not os.path.exists(self.path):
-            open(self.path, "w").close()
         flags = os.O_WRONLY if wrong("waits-for-a-server") else os.O_WRONLY | os.O_NONBLOCK
         fd = os.open(self.path, flags)
         os.set_inheritable(fd, wrong("leaks-its-descriptor"))  # SPEC C-5
@@ -732,15 +738,14 @@ class Guard:
         if wrong("one-token-for-every-guard"):
             self.token = 1
         client.acquire(scope, after, 9, self.token)
+        self.identity = client.identity()
 
     def leave(self):
         if wrong("releases-without-the-token"):
             self.token = None
-        if wrong("a-child-releases-its-parents-guard"):
-            self.client.pid = self.pid
-        elif self.pid != os.getpid():
+        if self.pid != os.getpid() and not wrong("a-child-releases-its-parents-guard"):
             return True
-        return self.client.release(self.scope, self.token)
+        return self.client.release(self.scope, self.token, identity=self.identity)
 
 
 # ===================================================================================== driver
