@@ -31,7 +31,7 @@ WORKER_DIED = "worker died"
 KILL_FAILED = "kill failed"
 KILL_ESCALATED = "kill escalated"
 WORKER_UNKILLABLE = "worker unkillable"
-DEGRADED = "degraded"
+DEGRADED = "server degraded"
 
 
 @dataclass(frozen=True)

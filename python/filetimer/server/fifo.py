@@ -11,9 +11,6 @@ import errno
 import fcntl
 import os
 import stat
-import weakref
-
-from filetimer.wire.decoder import LineDecoder, Record, Rejection
 
 __all__ = ["ServerFifo"]
 
@@ -34,19 +31,13 @@ class ServerFifo:
         self.fd, self._made = _open_locked(self.path)
         self.owner = os.fstat(self.fd).st_uid
         self.capacity = _grow(self.fd)
-        self._decoder = LineDecoder()
-        _opened.add(self)
 
-    def fileno(self) -> int:
-        """The descriptor to wait on."""
-        return self.fd
-
-    def receive(self) -> list[Record | Rejection]:
-        """Everything that is in the pipe now: one read takes it all out, and no more (SPEC S-7)."""
+    def read(self) -> bytes:
+        """Everything that is in the pipe now: one read takes it all out, and no more."""
         try:
-            return self._decoder.feed(os.read(self.fd, self.capacity))
+            return os.read(self.fd, self.capacity)
         except BlockingIOError:
-            return []
+            return b""
 
     def close(self) -> None:
         """Close and unlock; remove the FIFO if this object made it and it is still at its path."""
@@ -60,23 +51,10 @@ class ServerFifo:
         self.forget()
 
     def forget(self) -> None:
-        """Close the descriptor only.  A forked child calls this: its parent is the server."""
+        """Close the descriptor only: in a forked child, which must not keep the lock."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        _opened.discard(self)
-
-
-_opened: weakref.WeakSet[ServerFifo] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for fifo in list(_opened):
-        fifo.forget()
-
-
-# A forked child would hold the lock and a reading end after the server's death.
-os.register_at_fork(after_in_child=_forget_all)
 
 
 def _open_locked(path: str) -> tuple[int, bool]:

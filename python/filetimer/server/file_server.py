@@ -14,6 +14,7 @@ from filetimer.requests import FileTimerRequest
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter, LogEvent
 from filetimer.server.fifo import ServerFifo
+from filetimer.server.fifo_source import FifoSource
 from filetimer.server.loop import ServerLoop, read_clocks
 from filetimer.server.process import ProcessHandle, open_process, this_host
 from filetimer.server.watchdog import Watchdog
@@ -36,6 +37,8 @@ class FileTimerServer:
         on_event: called with every :class:`~filetimer.server.events.Event`.
         kill_after: seconds after which a worker that outlives its signal is sent SIGKILL;
             None, as in torch: never.
+        journal: whether to keep what is received in a file of the runtime directory, so that
+            ``filetimer list`` and others can see the timers.
 
     The callbacks run in the server's thread and should return soon.  One that raises is logged.
     """
@@ -50,12 +53,15 @@ class FileTimerServer:
         *,
         on_event: Callable[[Event], None] | None = None,
         kill_after: float | None = None,
+        journal: bool = True,
     ) -> None:
         if not max_interval > 0:
             raise ValueError(f"max_interval must be a positive number of seconds: {max_interval!r}")
         self._file_path = os.fspath(file_path)
         self._max_interval = max_interval
         self._daemon = daemon
+        self._run_id = run_id
+        self._journal = journal
         self._reporter = EventReporter(log_event, on_event)
         self._lock = threading.RLock()  # held by the loop's passes and by the public methods
         self._watchdog = Watchdog(
@@ -78,7 +84,10 @@ class FileTimerServer:
         """
         if self._thread is not None:
             raise RuntimeError("this FileTimerServer was started before; stop() it first")
-        loop = ServerLoop(ServerFifo(self._file_path), self._lock, self._max_interval)
+        source = FifoSource(ServerFifo(self._file_path), self._reporter)
+        if self._journal:
+            source.open_journal(self._run_id, read_clocks())
+        loop = ServerLoop(source, self._lock, self._max_interval)
         thread = threading.Thread(
             target=loop.run, args=(self._watchdog,), name="filetimer-watchdog", daemon=self._daemon
         )

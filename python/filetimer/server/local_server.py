@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from filetimer.api import RequestQueue, TimerRequest, TimerServer
@@ -15,6 +15,7 @@ from filetimer.server import events
 from filetimer.server.events import Event, EventReporter
 from filetimer.server.loop import ServerLoop, read_clocks
 from filetimer.server.process import ProcessHandle, this_host
+from filetimer.server.timers import Now, Worker
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Record, Rejection, checked_record
 
@@ -155,11 +156,17 @@ class _QueueSource:
     def fileno(self) -> int:
         return self._fd
 
-    def receive(self) -> list[Record | Rejection]:
+    def receive(self, now: Now) -> list[Record | Rejection]:
         if self._pump is not None:
             return list(map(_to_record, self._pump.take()))
         # SPEC S-7: all that is there, and no more than that.
         return list(map(_to_record, self._requests.get(max(1, self._requests.size()), 0)))
+
+    def acted(self, now: Now) -> None:
+        pass  # nothing is written down
+
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
+        pass
 
     def close(self) -> None:
         if self._pump is not None:

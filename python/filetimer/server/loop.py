@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 from filetimer.server.process import ProcessHandle
-from filetimer.server.timers import Now
+from filetimer.server.timers import Now, Worker
 from filetimer.server.waiter import Waiter, minimise_timer_slack
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Record, Rejection
@@ -41,8 +42,14 @@ class Source(Protocol):
     def fileno(self) -> int:
         """The descriptor that can be read when something has come."""
 
-    def receive(self) -> list[Record | Rejection]:
-        """All that has come, and no more: it never waits."""
+    def receive(self, now: Now) -> list[Record | Rejection]:
+        """All that has come, and no more: it never waits.  ``now`` is when it is received."""
+
+    def acted(self, now: Now) -> None:
+        """Timers were due at ``now``, and were acted on."""
+
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
+        """The timers of these workers are all that matters of what was received so far."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -84,13 +91,15 @@ class ServerLoop:
         """Act on what has happened by now.  ``ready``: descriptors that can be read."""
         now = read_clocks()
         # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
-        results = self._source.receive()
+        results = self._source.receive(now)
         if results:
             watchdog.receive(results, now)
             self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
             self._last_chunk = now.monotonic
         self._see_exits(watchdog, ready, now)
-        watchdog.enforce(now.monotonic)
+        if watchdog.enforce(now.monotonic):
+            self._source.acted(now)
+        self._source.keep(watchdog.table.workers.values(), now)
         self.last_progress = now.wall
 
     def watch(self, process: ProcessHandle) -> None:

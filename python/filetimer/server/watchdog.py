@@ -62,13 +62,14 @@ class Watchdog:
             else:
                 self._rejected(result)
 
-    def enforce(self, monotonic: float) -> None:
-        """Reap every worker that has a timer due; then say so."""
+    def enforce(self, monotonic: float) -> bool:
+        """Reap every worker that has a timer due; then say so.  Whether there was any."""
         expiries = self.table.expire(monotonic)
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
+        return bool(expiries)
 
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""

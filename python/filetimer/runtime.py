@@ -1,0 +1,49 @@
+"""Where servers keep what other processes of the same user may read: their journals.
+
+Memory-backed, because a stalled disk must stall no server, and not XDG_RUNTIME_DIR, because that
+goes away when the user logs out while the job goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+
+__all__ = ["VARIABLE", "journal_path", "runtime_directory"]
+
+VARIABLE = "FILETIMER_RUNTIME_DIR"
+
+
+def runtime_directory(create: bool = False) -> str:
+    """This user's runtime directory: FILETIMER_RUNTIME_DIR, or one in /dev/shm or the temp dir.
+
+    With ``create`` it is made, with mode 0700, and checked.  Raises PermissionError when somebody
+    else owns it or may write to it, another OSError when it cannot be made.
+    """
+    path = os.environ.get(VARIABLE) or os.path.join(_memory_backed(), f"filetimer-{os.geteuid()}")
+    if create:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        _require_private(path)
+    return path
+
+
+def journal_path(fifo_path: str, directory: str) -> str:
+    """The journal of the server at this FIFO: a restarted one finds its predecessor's."""
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(fifo_path))).hexdigest()
+    return os.path.join(directory, f"{digest[:16]}.journal")
+
+
+def _memory_backed() -> str:
+    shared_memory = "/dev/shm"
+    return shared_memory if os.access(shared_memory, os.W_OK | os.X_OK) else tempfile.gettempdir()
+
+
+def _require_private(path: str) -> None:
+    status = os.lstat(path)
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & 0o022:
+        raise PermissionError(
+            f"{path} is not a directory that only you can write to: remove it, or set {VARIABLE}"
+        )

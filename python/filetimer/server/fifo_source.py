@@ -1,0 +1,123 @@
+"""What a FIFO server receives: the pipe, the journal that it goes through, and the decoder."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable
+
+from filetimer.runtime import journal_path, runtime_directory
+from filetimer.server import events
+from filetimer.server.events import EventReporter
+from filetimer.server.fifo import ServerFifo
+from filetimer.server.journal import Journal, journal_header
+from filetimer.server.process import ProcessHandle, read_stat, this_host
+from filetimer.server.timers import Now, Worker
+from filetimer.wire.decoder import LineDecoder, Record, Rejection
+
+__all__ = ["FifoSource"]
+
+
+class FifoSource:
+    """The records of one FIFO.  A journal that fails is given up, and that is reported once."""
+
+    def __init__(self, fifo: ServerFifo, reporter: EventReporter) -> None:
+        self._fifo = fifo
+        self._report = reporter.report
+        self._decoder = LineDecoder()
+        self._journal: Journal | None = None
+        _sources.add(self)
+
+    def open_journal(self, run_id: str, now: Now) -> None:
+        """Keep a journal from now on, in the runtime directory."""
+        if not hasattr(os, "splice"):
+            return
+        host = this_host()
+        stat = read_stat(host.pid)
+        header = journal_header(
+            self._fifo.path,
+            run_id,
+            now,
+            pid=host.pid,
+            start_time=None if stat is None else stat[1],
+            uid=host.uid,
+            pid_ns=host.pid_ns,
+            time_ns=host.time_ns,
+        )
+        try:
+            path = journal_path(self._fifo.path, runtime_directory(create=True))
+            self._journal = Journal(path, header)
+        except OSError as error:
+            self._degraded(error)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._fifo.fd
+
+    def receive(self, now: Now) -> list[Record | Rejection]:
+        """Everything that is in the pipe now, and no more (SPEC S-7)."""
+        return self._decoder.feed(self._take(now))
+
+    def acted(self, now: Now) -> None:
+        """Write down that timers were acted on."""
+        if self._journal is not None:
+            try:
+                self._journal.mark(now)
+            except OSError as error:
+                self._give_journal_up(error)
+
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
+        """Compact the journal, if it is full."""
+        if self._journal is not None and self._journal.is_full:
+            try:
+                self._journal.compact(workers, now)
+            except OSError as error:
+                self._give_journal_up(error)
+
+    def close(self) -> None:
+        """Remove the journal, and the FIFO if it was made here."""
+        if self._journal is not None:
+            self._journal.close()
+        self._fifo.close()
+
+    def forget(self) -> None:
+        """Close descriptors only.  A forked child calls this: its parent is the server."""
+        if self._journal is not None:
+            self._journal.forget()
+        self._fifo.forget()
+
+    def _take(self, now: Now) -> bytes:
+        if self._journal is None:
+            return self._fifo.read()
+        try:
+            return self._journal.take(self._fifo.fd, self._fifo.capacity, now)
+        except BlockingIOError:
+            return b""
+        except OSError as error:  # the pipe still holds the bytes
+            self._give_journal_up(error)
+            return self._fifo.read()
+
+    def _give_journal_up(self, error: OSError) -> None:
+        if self._journal is not None:
+            self._journal.close()  # what it says is no longer so
+            self._journal = None
+        self._degraded(error)
+
+    def _degraded(self, error: OSError) -> None:
+        self._report(
+            events.DEGRADED,
+            code="journal",
+            detail=f"no journal, so this server cannot be looked at from outside: {error}",
+        )
+
+
+_sources: weakref.WeakSet[FifoSource] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for source in list(_sources):
+        source.forget()
+
+
+# A forked child would hold the lock and a reading end after the server's death.
+os.register_at_fork(after_in_child=_forget_all)

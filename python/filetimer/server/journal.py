@@ -1,0 +1,164 @@
+"""The journal: every chunk of bytes is in a file before it is acted on.
+
+``splice`` moves a chunk from the FIFO to the end of a plain file.  The file's size is the commit: a
+server that dies at any instruction has lost nothing that left the FIFO, and a full disk leaves the
+chunk where it was.  Other processes read the file while it grows (``filetimer.replay``).
+
+The file is text.  It starts with one line that says whose it is.  After that come chunks, each a
+line of :data:`CHUNK_LINE` bytes that tells its length and when it was received, and then the bytes
+themselves, whatever they are: nothing in them can be taken for a line of ours, because the lengths
+say where those are.  A chunk's line is written after its bytes; if the server died in between,
+there are NULs in its place, and the chunk goes on to the end of the file.
+
+When the file has grown to its bound, it is replaced by a new one that starts with the live timers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from filetimer.server.timers import Now, Worker
+from filetimer.wire.decoder import UNSET, Record
+
+__all__ = ["CHUNK_LINE", "Journal", "chunk_line", "journal_header"]
+
+FORMAT = 1
+BOUND = 4 << 20  # bytes at which the file is replaced
+_CHUNK_FORMAT = b'{"chunk": %10d, "monotonic": %17.6f, "wall": %17.6f}\n'
+
+
+def chunk_line(length: int, now: Now) -> bytes:
+    """The line before a chunk; padded, so that it has the same length whatever it says."""
+    return _CHUNK_FORMAT % (length, now.monotonic, now.wall)
+
+
+CHUNK_LINE = len(chunk_line(0, Now(0.0, 0.0)))
+
+
+def journal_header(fifo_path: str, run_id: str, now: Now, **server: Any) -> bytes:
+    """The first line: which server writes this, and in which boot of the host."""
+    header = {
+        "journal": FORMAT,
+        "path": fifo_path,
+        "run_id": run_id,
+        "boot_id": boot_id(),
+        "monotonic": now.monotonic,
+        "wall": now.wall,
+        "server": server,
+    }
+    return json.dumps(header).encode("ascii") + b"\n"
+
+
+class Journal:
+    """Writes one journal at ``path``.  Raises OSError when it cannot be made.
+
+    Args:
+        path: the file; one that is there is replaced.
+        header: its first line (:func:`journal_header`).
+        bound: bytes at which :attr:`is_full` asks for :meth:`compact`.
+    """
+
+    def __init__(self, path: str, header: bytes, bound: int = BOUND) -> None:
+        self.path = path
+        self._header = header
+        self._bound = bound
+        self._limit = bound
+        self._fd, self._end = self._write_new(b"")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the file has reached its bound."""
+        return self._end >= self._limit
+
+    def take(self, fifo: int, size: int, now: Now) -> bytes:
+        """Move what is in the FIFO, up to ``size`` bytes, into the file; return it.
+
+        Raises BlockingIOError when the FIFO is empty, another OSError (a full disk) when the file
+        cannot grow; the FIFO then still holds the bytes.
+        """
+        start = self._end + CHUNK_LINE
+        length = os.splice(
+            fifo, self._fd, size, offset_dst=start, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+        )
+        chunk = os.pread(self._fd, length, start)
+        os.pwrite(self._fd, chunk_line(length, now), self._end)
+        self._end = start + length
+        return chunk
+
+    def mark(self, now: Now) -> None:
+        """Write down that the timers due at ``now`` were acted on: a chunk without bytes."""
+        os.pwrite(self._fd, chunk_line(0, now), self._end)
+        self._end += CHUNK_LINE
+
+    def compact(self, workers: Iterable[Worker[Any]], now: Now) -> None:
+        """Replace the file by one that holds the timers of these workers only."""
+        snapshot = b"".join(
+            _to_line(timer, worker.start_time)
+            for worker in workers
+            for timer in worker.timers.values()
+        )
+        old = self._fd
+        self._fd, self._end = self._write_new(chunk_line(len(snapshot), now) + snapshot)
+        os.close(old)
+        self._limit = max(self._bound, 4 * self._end)
+
+    def close(self) -> None:
+        """Close and remove the file; nothing after :meth:`forget`."""
+        if self._fd >= 0:
+            self.forget()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+    def forget(self) -> None:
+        """Close the file only: in a forked child."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write_new(self, chunks: bytes) -> tuple[int, int]:
+        temporary = self.path + ".tmp"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # of a server that died at this point
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600)
+        try:
+            content = self._header + chunks
+            if os.write(fd, content) != len(content):
+                raise OSError(errno.ENOSPC, "no space for the journal", temporary)
+            os.rename(temporary, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, len(content)
+
+
+def boot_id() -> str:
+    """What tells one boot of this host from another; empty where unknown."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _to_line(timer: Record, start_time: int | None) -> bytes:
+    """The timer as a record that would set it again, for this very process."""
+    record: dict[str, Any] = {
+        "version": 2,
+        "pid": timer.pid,
+        "scope_id": timer.scope_id,
+        "expiration_time": timer.expiration_time,
+        "signal": timer.signal,
+    }
+    if start_time is not None:
+        record["start_time"] = start_time
+    for name in ("deadline", "start_time", "pid_ns", "token"):
+        value = getattr(timer, name)
+        if value is not UNSET:
+            record[name] = value
+    return json.dumps(record).encode("ascii") + b"\n"
