@@ -518,10 +518,11 @@ def client_full_pipe_release_is_quiet(bench: Bench) -> None:
 @_case
 def client_in_a_signal_handler_waits_not(bench: Bench) -> None:
     with bench.client() as client:
-        client.done(ACQUIRE)
+        enter: Message = {"op": "enter", "guard": "g", "scope_id": "a", "after": 60}
+        client.done(enter)
         client.pipe.read()
         client.pipe.fill()
-        for message in (ACQUIRE, RELEASE):
+        for message in ({**enter, "guard": "h"}, {"op": "leave", "guard": "g"}):
             start = time.monotonic()
             client.ask({"op": "handler", "do": [message]}, _FULL_PIPE_BOUND)
             took = time.monotonic() - start

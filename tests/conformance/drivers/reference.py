@@ -207,6 +207,9 @@ def encode(record):
 # ===================================================================================== server
 
 
+UNKILLABLE_AFTER = 5  # SPEC S-14, in seconds
+
+
 class Timer:
     def __init__(self, record, now, wall):
         self.scope_id, self.token = record["scope_id"], record.get("token")
@@ -379,7 +382,8 @@ class Rules:
             self.host.send_self(number)
         if self.kill_after is not None and not wrong("never-escalates"):
             last = number == signal.SIGKILL and not wrong("sends-sigkill-twice")
-            worker.next_signal = (now + self.kill_after, None if last else signal.SIGKILL)
+            after = (UNKILLABLE_AFTER, None) if last else (self.kill_after, signal.SIGKILL)
+            worker.next_signal = (now + after[0], after[1])
 
     def escalate(self, now):
         """SPEC S-14."""
@@ -392,7 +396,7 @@ class Rules:
                 else:
                     self.host.send(worker.process, signal.SIGKILL)
                     self.tell("signal", pid=worker.process.pid, signal=int(signal.SIGKILL))
-                    worker.next_signal = (now + self.kill_after, None)
+                    worker.next_signal = (now + UNKILLABLE_AFTER, None)
 
 
 class VirtualProcess:
@@ -732,20 +736,20 @@ class Client:
 class Guard:
     """SPEC C-8, C-6."""
 
-    def __init__(self, client, scope, after):
+    def __init__(self, client, scope, after, wait):
         self.client, self.scope, self.pid = client, scope, os.getpid()
         self.token = random.SystemRandom().getrandbits(53) if client.version == 2 else None
         if wrong("one-token-for-every-guard"):
             self.token = 1
-        client.acquire(scope, after, 9, self.token)
+        client.acquire(scope, after, 9, self.token, wait)
         self.identity = client.identity()
 
-    def leave(self):
+    def leave(self, wait):
         if wrong("releases-without-the-token"):
             self.token = None
         if self.pid != os.getpid() and not wrong("a-child-releases-its-parents-guard"):
             return True
-        return self.client.release(self.scope, self.token, identity=self.identity)
+        return self.client.release(self.scope, self.token, wait, self.identity)
 
 
 # ===================================================================================== driver
@@ -801,22 +805,26 @@ class Driver:
     def op_acquire(self, scope_id, after, signal):
         if self.client is None:
             raise Refused("no client is open")
-        wait = 0 if self.in_handler and not wrong("waits-in-a-signal-handler") else ACQUIRE_WAIT
-        self.client.acquire(scope_id, after, signal, wait=wait)
+        self.client.acquire(scope_id, after, signal, wait=self.waiting(ACQUIRE_WAIT))
         return {"ok": True}
 
     def op_release(self, scope_id):
         if self.client is None:
             return {"ok": False, "why": "no client is open"}
-        return {"ok": self.client.release(scope_id, wait=0 if self.in_handler else None)}
+        return {"ok": self.client.release(scope_id, wait=self.waiting(None))}
+
+    def waiting(self, usual):
+        """SPEC C-1: in a signal handler nothing waits."""
+        return usual if not self.in_handler or wrong("waits-in-a-signal-handler") else 0
 
     def op_enter(self, guard, scope_id, after):
-        self.guards[guard] = Guard(self.client, scope_id, after)
+        wait = self.waiting(ACQUIRE_WAIT)
+        self.guards[guard] = Guard(self.client, scope_id, after, wait)
         return {"ok": True}
 
     def op_leave(self, guard):
         # A child's leave goes through its own copy of the guard.
-        return {"ok": self.guards[guard].leave()}
+        return {"ok": self.guards[guard].leave(self.waiting(None))}
 
     def op_fork(self, do):
         read, write = os.pipe()
