@@ -1,4 +1,4 @@
-"""The driver of filetimer itself: `filetimer conformance -- python -m filetimer.conformance.driver`.
+"""The driver of filetimer itself: `python -m filetimer.conformance.driver`.
 
 One method for each op of `protocol/driver.md`; nothing here judges, and nothing here mends what
 the package does.
@@ -124,7 +124,7 @@ class Timeline:
         host = Host(server["pid"], server["uid"], server["pid_ns"], server["time_ns"])
         reporter = EventReporter(on_event=self.report)
         self.watchdog: Any = Watchdog(host, reporter, kill_after=server.get("kill_after"))
-        self.watchdog.table = TimerTable(host, self.table.get, self.watchdog)
+        self.watchdog.table = TimerTable[Any](host, self.table.get, self.watchdog)
         self.decoder = LineDecoder()
 
     def step(self, step: Message) -> list[Message]:

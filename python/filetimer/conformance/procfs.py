@@ -42,16 +42,6 @@ def _status_number(pid: int, name: str, base: int) -> int:
     raise KeyError(name)
 
 
-def write_calls(pid: int) -> int | None:
-    """How many write system calls the process has made; None where the kernel does not count."""
-    try:
-        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    except OSError:
-        return None
-    counted = {name: int(number) for name, _, number in (line.partition(": ") for line in lines)}
-    return counted.get("syscw") or None
-
-
 def descriptors_of(pid: int, path: str) -> dict[int, bool]:
     """The descriptors that the process has of the file at `path`: number to close-on-exec."""
     target = os.stat(path)
