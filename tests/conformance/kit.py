@@ -8,54 +8,74 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = ROOT / "protocol"
 DRIVERS = Path(__file__).resolve().parent / "drivers"
-PYTHON = sys.executable
 
-REFERENCE = (PYTHON, str(DRIVERS / "reference.py"))
+REFERENCE = (sys.executable, str(DRIVERS / "reference.py"))
 
-
-def lacking(what: str) -> None:
-    """A subject that cannot be built is skipped at a desk, and fails where CI is set."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI must try every subject")
-    pytest.skip(f"{what} is missing")
+Command = tuple[str, ...]
 
 
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        lacking(f"the command {name}")
-    assert path is not None
-    return path
-
-
-def compiled(command: list[str], output: Path) -> Path:
-    """Builds once a session; a compiler's complaint is a failure, not a skip."""
-    built = subprocess.run([*command, "-o", str(output)], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return output
+class Missing(Exception):
+    """A subject cannot be tried here, because this is not installed."""
 
 
 @dataclass(frozen=True)
 class Subject:
     name: str
-    version: int
-    command: Callable[[Path], tuple[str, ...]]  # given a directory to build in
-    failures: str = ""  # the table of the cases that it is known to fail, in PROTOCOL
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-v{self.version}"
+    roles: tuple[str, ...]
+    versions: tuple[int, ...]
+    command: Callable[[Path], Command]  # given a directory to build in; raises Missing
+    failures: str = ""  # the table in PROTOCOL of the cases that it is known to fail
 
 
-@lru_cache
+def tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise Missing(f"the command {name}")
+    return path
+
+
+def build(command: list[str], output: Path) -> Command:
+    """A compiler's complaint is a failure, not a skip."""
+    if not output.exists():
+        built = subprocess.run([*command, "-o", str(output)], capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
+    return (str(output),)
+
+
+def rust(folder: Path) -> Command:
+    source = str(DRIVERS / "rust_driver.rs")
+    flags = ["-O", "--edition", "2021", "-D", "warnings"]
+    return build([tool("rustc"), *flags, source], folder / "rust_driver")
+
+
+def torch(folder: Path) -> Command:
+    """Torch may be installed beside us, or for another Python that TORCH_PYTHON names."""
+    python = os.environ.get("TORCH_PYTHON", sys.executable)
+    probe = [python, "-c", "import importlib.metadata as m; print(m.version('torch'))"]
+    found = subprocess.run(probe, capture_output=True, text=True)
+    if found.returncode != 0 or not found.stdout.startswith("2.13"):
+        raise Missing(f"torch 2.13 for {python} (set TORCH_PYTHON)")
+    return (python, str(DRIVERS / "torch_peer.py"))
+
+
+ALL = ("codec", "timeline", "client", "server")
+
+SUBJECTS = (
+    Subject("reference", ALL, (1, 2), lambda _: REFERENCE),
+    Subject(
+        "python", ALL, (1, 2), lambda _: (sys.executable, "-m", "filetimer.conformance.driver")
+    ),
+    Subject("shell", ("client",), (1, 2), lambda _: (tool("sh"), str(DRIVERS / "client.sh"))),
+    Subject("rust", ("codec", "client"), (1, 2), rust),
+    Subject("torch", ("client", "server"), (1,), torch, failures="torch-2.13.md"),
+)
+
+
 def known_failures(table: str) -> dict[str, str]:
     """Case to reason, from the rows `| case | requirements | reason |` of a committed table."""
     rows = {}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+STARTUP = 30.0  # seconds that it has for its first one: a runtime may have much to load
 TIMEOUT = 10.0  # seconds that a driver has for a reply (driver.md, The conversation)
 _LONGEST_REPLY = 8 << 20  # a driver that never ends its line is not to fill the memory
 
@@ -61,6 +62,7 @@ class Driver:
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
         self._pending = b""
+        self.hello: Message = {}
 
     @property
     def pid(self) -> int:

@@ -92,8 +92,7 @@ class Client:
 
     def __init__(self, driver: Driver, pipe: Pipe, version: int) -> None:
         self.driver, self.pipe, self.version = driver, pipe, version
-        hello = driver.request({"op": "hello"})
-        self.pid = int(hello.get("pid", driver.pid))
+        self.pid = int(driver.hello.get("pid", driver.pid))
 
     def ask(self, message: Message, timeout: float | None = None) -> Message:
         return self.driver.request(message, timeout)

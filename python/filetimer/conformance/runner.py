@@ -44,7 +44,7 @@ def run(
     first = Session(command, timeout)
     try:
         with first.shared() as driver:
-            hello = driver.request({"op": "hello"})
+            hello = driver.hello
         spoken = _version(hello, version)
         chosen = _choose(load(), hello, spoken, roles, names)
         sessions = [first, *(Session(command, timeout) for _ in range(jobs - 1))][: len(chosen)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .link import Driver, DriverFault, Message
+from .link import STARTUP, Driver, DriverFault, Message
 
 # What a client takes its path from (SPEC T-1): no driver inherits it from the runner's caller.
 PATH_VARIABLES = ("FILETIMER_PATH", "TORCHELASTIC_TIMER_FILE")
@@ -30,9 +30,7 @@ class Session:
         self, env: Mapping[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
     ) -> Iterator[Driver]:
         """A driver of the case's own; `prefix` is a command that executes the driver's."""
-        command = [*prefix, *self.command]
-        driver = Driver(command, env=self.environment(env), timeout=self.timeout, **options)
-        driver.log = self.log
+        driver = self._start([*prefix, *self.command], self.environment(env), **options)
         try:
             yield driver
         finally:
@@ -42,13 +40,23 @@ class Session:
     def shared(self) -> Iterator[Driver]:
         """The driver of the case before, unless that one broke it."""
         if self._shared is None:
-            self._shared = Driver(self.command, env=self.environment(), timeout=self.timeout)
-        self._shared.log = self.log
+            self._shared = self._start(self.command, self.environment())
         try:
             yield self._shared
         except DriverFault:
             self.discard()
             raise
+
+    def _start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> Driver:
+        """A driver that has said hello: what follows is no longer its start."""
+        driver = Driver(command, env=env, timeout=self.timeout, **options)
+        try:
+            driver.hello = driver.request({"op": "hello"}, STARTUP)
+        except DriverFault:
+            driver.close()
+            raise
+        driver.log = self.log
+        return driver
 
     def discard(self) -> None:
         """Ends the shared driver: the next case starts another one."""
