@@ -53,6 +53,28 @@ def rust(folder: Path) -> Command:
     return build([tool("rustc"), *flags, source], folder / "rust_driver")
 
 
+def c(folder: Path) -> Command:
+    flags = ["-std=gnu99", "-Wall", "-Wextra", "-Werror", "-O2", *jansson()]
+    return build([tool("cc"), *flags, str(DRIVERS / "c_driver.c"), *LIBRARIES], folder / "c_driver")
+
+
+def cpp(folder: Path) -> Command:
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2", *jansson()]
+    source = str(DRIVERS / "cpp_driver.cpp")
+    return build([tool("c++"), *flags, source, *LIBRARIES], folder / "cpp_driver")
+
+
+LIBRARIES = ("-ljansson", "-lm", "-lpthread")
+
+
+def jansson() -> list[str]:
+    """The flags to compile with; jansson is Debian's libjansson-dev."""
+    probe = [tool("cc"), "-E", "-x", "c", "-", "-o", os.devnull]
+    if subprocess.run(probe, input=b"#include <jansson.h>", capture_output=True).returncode != 0:
+        raise Missing("jansson.h (Debian: libjansson-dev)")
+    return ["-I", str(ROOT / "c" / "include")]
+
+
 def torch(folder: Path) -> Command:
     """Torch may be installed beside us, or for another Python that TORCH_PYTHON names."""
     python = os.environ.get("TORCH_PYTHON", sys.executable)
@@ -72,6 +94,8 @@ SUBJECTS = (
     ),
     Subject("shell", ("client",), (1, 2), lambda _: (tool("sh"), str(DRIVERS / "client.sh"))),
     Subject("rust", ("codec", "client"), (1, 2), rust),
+    Subject("c", ("codec", "client"), (2,), c),
+    Subject("cpp", ("codec", "client"), (2,), cpp),
     Subject("torch", ("client", "server"), (1,), torch, failures="torch-2.13.md"),
 )
 

@@ -73,8 +73,11 @@ def test_case(trials: Trials, name: str, version: int, case: str) -> None:
 
 @pytest.mark.parametrize(("name", "version"), TRIALS)
 def test_subject_is_not_declining_everything(trials: Trials, name: str, version: int) -> None:
+    """Of each role, at least a tenth is passed: an encoder without a decoder is about that."""
     tried = results(trials, name, version).values()
-    assert sum(result.status == "passed" for result in tried) >= len(tried) / 2
+    for role in BY_NAME[name].roles:
+        statuses = [result.status for result in tried if result.case.role == role]
+        assert statuses.count("passed") >= len(statuses) / 11
 
 
 @pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.failures], ids=lambda s: s.name)
