@@ -5,6 +5,7 @@ Each function is named after its case in `vectors/live/client.json`, which says 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -45,10 +46,24 @@ class Pipe:
         self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
 
     def leave(self) -> None:
-        """The server goes: the FIFO has no reader any more."""
+        """The server goes: the FIFO has no reader any more.
+
+        A process that another thread is just forking has the descriptor until its exec: so the
+        kernel is asked whether there is still somebody.
+        """
         if self._reader >= 0:
             os.close(self._reader)
             self._reader = -1
+            deadline = time.monotonic() + 5
+            while self._has_reader() and time.monotonic() < deadline:
+                time.sleep(0.001)
+
+    def _has_reader(self) -> bool:
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            return error.errno != errno.ENXIO
+        return True
 
     def read(self) -> bytes:
         data = b""

@@ -567,7 +567,7 @@ class Server:
             select.select([self.fifo], [], [])
         available = struct.unpack("i", fcntl.ioctl(self.fifo, termios.FIONREAD, b"\0" * 4))[0]
         data = os.read(self.fifo, available) if available else b""
-        while wrong("lets-a-flood-postpone-a-kill") and data and self.more(0.002):
+        while wrong("lets-a-flood-postpone-a-kill") and data and self.more(0.1):
             self.rules.decoder.feed(os.read(self.fifo, 65536))
         if wrong("takes-end-of-file-for-a-release"):
             self.notice_end_of_file(data)
