@@ -8,6 +8,7 @@ record names are those of workers that the case itself started and still holds, 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -171,7 +172,7 @@ class Bench:
     @contextmanager
     def writer(self) -> Iterator[Callable[[bytes], None]]:
         """A client that holds the FIFO open. It waits for room, up to a bound."""
-        fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        fd = _open_writer(self.path)
         try:
             yield lambda data: _write_all(fd, data)
         finally:
@@ -194,6 +195,18 @@ class Bench:
     def close(self) -> None:
         for worker in self._workers:
             worker.end()
+
+
+def _open_writer(path: str) -> int:
+    """As clients do: a server that has made its FIFO may need a moment to open it."""
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -416,7 +429,7 @@ def server_kills_in_a_flood(bench: Bench) -> None:
 
 
 def _flood(path: str, block: bytes, over: threading.Event) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    fd = _open_writer(path)
     try:
         while not over.is_set():
             try:
@@ -535,7 +548,7 @@ def server_survives_random_bytes(bench: Bench) -> None:
 
 def _noise(path: str, data: bytes) -> None:
     """Noise with no chance to hold a record: it has no brace, and so names no process."""
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    fd = _open_writer(path)
     try:
         _write_all(fd, data.replace(b"{", b"\n"))
     except Exception:
