@@ -1,4 +1,11 @@
-"""`filetimer conformance [options] -- CMD ARGS...`: the verdict on an implementation."""
+"""Try an implementation of the wire protocol, in any language.
+
+CMD is a driver: a command that puts the implementation under test, as protocol/driver.md
+describes. Shown are a table by requirement, what was declined, and for each failure the bytes
+sent, what was expected and what came.
+
+exit status: 0 when nothing failed, 1 when a case failed, 2 for a wrong command line.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +20,75 @@ from .link import TIMEOUT, DriverFault
 from .report import Report, Result
 from .runner import JOBS, Progress, UsageError, run
 
-_EXAMPLE = """\
-CMD is a driver: a command that puts an implementation under test, as protocol/driver.md
-describes. Exit status: 0 when nothing failed, 1 when a case failed, 2 for a wrong command line.
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, command = _arguments(list(sys.argv[1:] if argv is None else argv))
+    """The command on its own: `python -m filetimer.conformance [options] -- CMD ARGS...`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="filetimer conformance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " -- CMD ARGS..."
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:at])
+    options.command = arguments[at + 1 :]
+    if not options.command:
+        parser.error("no driver: give its command after --")
+    return execute(options)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument(
+        "--roles",
+        type=_roles,
+        metavar="ROLE,...",
+        help=f"of {', '.join(ROLES)} (default: all that the driver has)",
+    )
+    parser.add_argument(
+        "--version",
+        type=int,
+        choices=(1, 2),
+        help="of the protocol (default: the driver's highest)",
+    )
+    parser.add_argument("--case", action="append", metavar="NAME", help="only this one; repeatable")
+    parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="for a reply (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=JOBS, metavar="N", help="drivers at once (default: %(default)d)"
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Try the driver `options.command`; the exit status."""
     try:
         report = run(
-            command,
+            options.command,
             roles=options.roles,
             version=options.version,
             names=options.case,
             timeout=options.timeout,
-            jobs=options.jobs,
+            jobs=max(1, options.jobs),
             progress=_progress(),
         )
+        _print(report)
+        if options.json:
+            Path(options.json).write_text(reports.as_json(report) + "\n", encoding="utf-8")
     except (UsageError, OSError) as error:
         print(f"filetimer conformance: {error}", file=sys.stderr)
         return 2
     except DriverFault as fault:
         print(f"filetimer conformance: no hello from the driver: {fault}", file=sys.stderr)
         return 1
-    _print(report)
-    if options.json:
-        _write(options.json, reports.as_json(report) + "\n")
     return 0 if report.passed else 1
-
-
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="filetimer conformance",
-        usage="%(prog)s [--roles ROLE,...] [--version 1|2] [--json FILE] -- CMD ARGS...",
-        description="Tries an implementation of the filetimer wire protocol.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--roles", type=_roles, help=f"of {', '.join(ROLES)}; default: all the driver has"
-    )
-    parser.add_argument("--version", type=int, choices=(1, 2), help="default: the driver's highest")
-    parser.add_argument("--case", action="append", metavar="NAME", help="only this one; repeatable")
-    parser.add_argument("--json", metavar="FILE", help="write the results there; - is stdout")
-    parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT, help="seconds for a reply (default %(default)g)"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=JOBS, help="drivers side by side (default %(default)d)"
-    )
-    own, command = argv, []
-    if "--" in argv:
-        own, command = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
-    options = parser.parse_args(own)
-    if not command:
-        parser.error("no driver: give its command after --")
-    return options, command
 
 
 def _roles(text: str) -> list[str]:
@@ -102,10 +121,3 @@ def _print(report: Report) -> None:
         if result.status == "failed":
             print(f"\n{reports.failure(result, report.requirements)}")
     print(f"\n{reports.summary(report)}")
-
-
-def _write(target: str, text: str) -> None:
-    if target == "-":
-        print(text, end="")
-    else:
-        Path(target).write_text(text, encoding="utf-8")
