@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -78,13 +79,14 @@ class Fifo:
         self.path = path
         os.mkfifo(path, 0o600)
         self.reader = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(self.reader, getattr(fcntl, "F_SETPIPE_SZ", 1031), 1 << 20)
         self.rest = b""
 
     def read(self) -> list[bytes]:
-        """The whole lines that are there now."""
+        """The whole lines that are there now (all that the pipe holds, in one read: writers
+        that keep pace must not keep the reader)."""
         try:
-            while chunk := os.read(self.reader, 1 << 20):
-                self.rest += chunk
+            self.rest += os.read(self.reader, 1 << 20)
         except BlockingIOError:
             pass
         *lines, self.rest = self.rest.split(b"\n")

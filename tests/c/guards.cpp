@@ -61,7 +61,7 @@ static void send(const char* path)
     filetimer::client client{path, SIGTERM};
     check(!client.error() && client.configured());
     {
-        expires guard{1500ms, client}; 
+        expires guard{1500ms, client};
         check(guard.armed() && !guard.error());
     }
     {
