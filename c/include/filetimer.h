@@ -102,6 +102,14 @@
  *
  * Not used:      malloc, stdio, locale, global constructors, threads of its own.
  *
+ * Torch.         The server of torch.distributed.elastic (2.13 and before) reads
+ *                with a blocking readline, and looks at its timers only after
+ *                all writers have closed the pipe: one that keeps it open stops
+ *                every expiry of the job. So a client whose path comes from
+ *                TORCHELASTIC_TIMER_FILE opens and closes the pipe for each
+ *                record, as if told FILETIMER_ONE_SHOT: some microseconds more.
+ *                One with FILETIMER_PATH, or a path of its own, keeps it open.
+ *
  * Cancellation.  poll, open and write are cancellation points: a thread that is
  *                cancelled inside leaves its timer to the server.
  *
@@ -247,6 +255,7 @@ typedef struct filetimer_record {
 
 /* Flags of filetimer_init */
 #define FILETIMER_MASK_SIGPIPE 1u /* keep SIGPIPE off by the signal mask, not by pwritev2 */
+#define FILETIMER_ONE_SHOT 2u     /* open and close the pipe for each record: torch's server */
 
 /* --------------------------------------------------------------- Prototypes */
 
@@ -1287,12 +1296,32 @@ FILETIMER_COLD_ int filetimer_wait_(int fd, filetimer_patience_ patience, int64_
     return 0;
 }
 
+/* FILETIMER_ONE_SHOT. The descriptor is this call's own, so that C-5 is no concern. */
+FILETIMER_COLD_ int filetimer_deliver_and_close_(filetimer_client *client, filetimer_line_ *line,
+                                                 filetimer_patience_ patience)
+{
+    int64_t give_up_us = 0;
+    struct stat file;
+    int error;
+    const int fd = filetimer_open_(client, &file);
+    if (fd < 0)
+        return fd;
+    do
+        error = filetimer_write_(client, fd, line->text, line->length);
+    while (error == EINTR ||
+           (error == EAGAIN && filetimer_wait_(fd, patience, &give_up_us) == 0));
+    close(fd);
+    return error == 0 ? 1 : -error;
+}
+
 FILETIMER_COLD_ int filetimer_deliver_(filetimer_client *client, filetimer_line_ *line,
                                        uint64_t identity, filetimer_patience_ patience)
 {
     int64_t give_up_us = 0;
     int fd, error, reopened = 0;
 
+    if (FILETIMER_LOAD_(&client->flags_) & FILETIMER_ONE_SHOT)
+        return filetimer_deliver_and_close_(client, line, patience);
     if (FILETIMER_LOAD_(&client->owner_) != identity)
         filetimer_move_in_(client, identity);
     for (;;) {
@@ -1337,11 +1366,13 @@ FILETIMER_API int filetimer_send_(filetimer_client *client, filetimer_line_ *lin
 
 /* ------------------------------------------------------------------ Clients */
 
-FILETIMER_COLD_ const char *filetimer_path_from_environment_(void)
+FILETIMER_COLD_ const char *filetimer_path_from_environment_(unsigned *flags)
 {
     const char *path = getenv("FILETIMER_PATH"); /* SPEC T-1 */
-    if (path == NULL || *path == '\0')
+    if (path == NULL || *path == '\0') {
         path = getenv("TORCHELASTIC_TIMER_FILE");
+        *flags |= FILETIMER_ONE_SHOT; /* the server may be torch's */
+    }
     return path;
 }
 
@@ -1352,6 +1383,8 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     filetimer_process_ spare;
     size_t length;
     int fd;
+    if (path == NULL)
+        path = filetimer_path_from_environment_(&flags);
     client->fd_ = -1;
     client->signal_ = signum;
     client->flags_ = flags;
@@ -1359,8 +1392,6 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     client->device_ = client->inode_ = 0;
     client->owner_ = filetimer_process_now_(&spare)->self.identity;
     client->path_[0] = '\0';
-    if (path == NULL)
-        path = filetimer_path_from_environment_();
     if (path == NULL || *path == '\0')
         return 0; /* SPEC C-9 */
     length = strlen(path);
@@ -1369,7 +1400,13 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     if (signum > 64)
         return -EINVAL;
     memcpy(client->path_, path, length + 1);
-    fd = filetimer_open_first_(client);
+    if (flags & FILETIMER_ONE_SHOT) {
+        struct stat file;
+        if ((fd = filetimer_open_(client, &file)) >= 0)
+            close(fd);
+    } else {
+        fd = filetimer_open_first_(client);
+    }
     return fd < 0 ? fd : 1;
 }
 
