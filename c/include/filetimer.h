@@ -102,6 +102,14 @@
  *
  * Not used:      malloc, stdio, locale, global constructors, threads of its own.
  *
+ * Torch.         The server of torch.distributed.elastic (2.13 and before) reads
+ *                with a blocking readline, and looks at its timers only after
+ *                all writers have closed the pipe: one that keeps it open stops
+ *                every expiry of the job. So a client whose path comes from
+ *                TORCHELASTIC_TIMER_FILE opens and closes the pipe for each
+ *                record, as if told FILETIMER_ONE_SHOT: some microseconds more.
+ *                One with FILETIMER_PATH, or a path of its own, keeps it open.
+ *
  * Cancellation.  poll, open and write are cancellation points: a thread that is
  *                cancelled inside leaves its timer to the server.
  *
@@ -247,6 +255,7 @@ typedef struct filetimer_record {
 
 /* Flags of filetimer_init */
 #define FILETIMER_MASK_SIGPIPE 1u /* keep SIGPIPE off by the signal mask, not by pwritev2 */
+#define FILETIMER_ONE_SHOT 2u     /* open and close the pipe for each record: torch's server */
 
 /* --------------------------------------------------------------- Prototypes */
 
@@ -255,6 +264,7 @@ typedef struct filetimer_record {
 #if defined(__cplusplus)
 #define FILETIMER_API inline __attribute__((visibility("hidden")))
 #define FILETIMER_COLD_ inline __attribute__((visibility("hidden"), cold))
+#define FILETIMER_APART_ inline __attribute__((visibility("hidden")))
 #if defined(FILETIMER_DISABLE)
 inline namespace filetimer_abi1_disabled {
 #else
@@ -263,6 +273,7 @@ inline namespace filetimer_abi1 {
 #else
 #define FILETIMER_API static inline __attribute__((unused))
 #define FILETIMER_COLD_ static __attribute__((unused, noinline, cold))
+#define FILETIMER_APART_ static __attribute__((unused, noinline))
 #endif
 
 /* Wherever a `client` is asked for, NULL is the process-wide default client. It
@@ -607,17 +618,20 @@ FILETIMER_API char *filetimer_put_digits_(char *out, uint64_t value, unsigned pa
 
 FILETIMER_API char *filetimer_put_number_(char *out, uint64_t value)
 {
-    unsigned digits = 1;
-    uint64_t rest;
-    for (rest = value; rest >= 10; rest /= 10)
-        digits++;
-    if (digits % 2 != 0) {
-        uint64_t unit = 1;
-        unsigned i;
-        for (i = 1; i < digits; i++)
-            unit *= 10;
-        *out++ = (char)('0' + value / unit);
-    }
+    static const uint64_t ten_to_the[20] = {
+        1u, 10u, 100u, 1000u, 10000u, 100000u, 1000000u, 10000000u, 100000000u, 1000000000u,
+        10000000000u, 100000000000u, 1000000000000u, 10000000000000u, 100000000000000u,
+        1000000000000000u, 10000000000000000u, 100000000000000000u, 1000000000000000000u,
+        10000000000000000000u};
+    /* log10(2) is about 1233 / 4096: the number of digits from the number of
+     * bits is right, or one short of it. */
+    const unsigned bits = 64 - (unsigned)__builtin_clzll(value | 1);
+    unsigned digits = bits * 1233 >> 12;
+    digits += value >= ten_to_the[digits];
+    if (digits == 0)
+        digits = 1;
+    if (digits % 2 != 0)
+        *out++ = (char)('0' + value / ten_to_the[digits - 1] % 10);
     return filetimer_put_digits_(out, value, digits / 2);
 }
 
@@ -709,29 +723,47 @@ FILETIMER_API int filetimer_are_plain_(uint64_t c)
     return (((c - ones * 0x20) | (quote - ones) | (backslash - ones) | c) & ones * 0x80) == 0;
 }
 
-/* The inside of a JSON string. Stops, short of the end, once it is beyond
- * `limit`: by then the record is too long. */
-FILETIMER_API char *filetimer_put_string_(char *out, const char *limit, const char *text,
-                                          size_t length)
+FILETIMER_API int filetimer_is_all_plain_(const char *text, size_t length)
+{
+    uint64_t eight;
+    size_t i;
+    if (length < 8) {
+        for (i = 0; i < length; i++)
+            if (!filetimer_is_plain_((unsigned char)text[i]))
+                return 0;
+        return 1;
+    }
+    for (i = 0; i + 8 < length; i += 8) {
+        memcpy(&eight, text + i, 8);
+        if (!filetimer_are_plain_(eight))
+            return 0;
+    }
+    memcpy(&eight, text + length - 8, 8); /* the last eight, some of them again */
+    return filetimer_are_plain_(eight);
+}
+
+FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, const char *limit, const char *text,
+                                           size_t length)
 {
     const unsigned char *at = (const unsigned char *)text, *end = at + length;
     while (at < end && out <= limit) {
-        uint64_t eight;
-        if (FILETIMER_LIKELY_(end - at >= 8)) {
-            memcpy(&eight, at, 8);
-            if (FILETIMER_LIKELY_(filetimer_are_plain_(eight))) {
-                memcpy(out, &eight, 8);
-                at += 8;
-                out += 8;
-                continue;
-            }
-        }
-        if (FILETIMER_LIKELY_(filetimer_is_plain_(*at)))
+        if (filetimer_is_plain_(*at))
             *out++ = (char)*at++;
         else
             out = filetimer_put_special_(out, &at, end);
     }
     return out;
+}
+
+/* The inside of a JSON string. Stops, short of the end, once it is beyond
+ * `limit`: by then the record is too long. */
+FILETIMER_API char *filetimer_put_string_(char *out, const char *limit, const char *text,
+                                          size_t length)
+{
+    if (FILETIMER_LIKELY_(length <= (size_t)(limit - out) &&
+                          filetimer_is_all_plain_(text, length)))
+        return (char *)memcpy(out, text, length) + length;
+    return filetimer_put_mixed_(out, limit, text, length);
 }
 
 /* --------------------------------------------------------- Encoding: records */
@@ -1287,12 +1319,32 @@ FILETIMER_COLD_ int filetimer_wait_(int fd, filetimer_patience_ patience, int64_
     return 0;
 }
 
+/* FILETIMER_ONE_SHOT. The descriptor is this call's own, so that C-5 is no concern. */
+FILETIMER_COLD_ int filetimer_deliver_and_close_(filetimer_client *client, filetimer_line_ *line,
+                                                 filetimer_patience_ patience)
+{
+    int64_t give_up_us = 0;
+    struct stat file;
+    int error;
+    const int fd = filetimer_open_(client, &file);
+    if (fd < 0)
+        return fd;
+    do
+        error = filetimer_write_(client, fd, line->text, line->length);
+    while (error == EINTR ||
+           (error == EAGAIN && filetimer_wait_(fd, patience, &give_up_us) == 0));
+    close(fd);
+    return error == 0 ? 1 : -error;
+}
+
 FILETIMER_COLD_ int filetimer_deliver_(filetimer_client *client, filetimer_line_ *line,
                                        uint64_t identity, filetimer_patience_ patience)
 {
     int64_t give_up_us = 0;
     int fd, error, reopened = 0;
 
+    if (FILETIMER_LOAD_(&client->flags_) & FILETIMER_ONE_SHOT)
+        return filetimer_deliver_and_close_(client, line, patience);
     if (FILETIMER_LOAD_(&client->owner_) != identity)
         filetimer_move_in_(client, identity);
     for (;;) {
@@ -1337,11 +1389,13 @@ FILETIMER_API int filetimer_send_(filetimer_client *client, filetimer_line_ *lin
 
 /* ------------------------------------------------------------------ Clients */
 
-FILETIMER_COLD_ const char *filetimer_path_from_environment_(void)
+FILETIMER_COLD_ const char *filetimer_path_from_environment_(unsigned *flags)
 {
     const char *path = getenv("FILETIMER_PATH"); /* SPEC T-1 */
-    if (path == NULL || *path == '\0')
+    if (path == NULL || *path == '\0') {
         path = getenv("TORCHELASTIC_TIMER_FILE");
+        *flags |= FILETIMER_ONE_SHOT; /* the server may be torch's */
+    }
     return path;
 }
 
@@ -1352,6 +1406,8 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     filetimer_process_ spare;
     size_t length;
     int fd;
+    if (path == NULL)
+        path = filetimer_path_from_environment_(&flags);
     client->fd_ = -1;
     client->signal_ = signum;
     client->flags_ = flags;
@@ -1359,8 +1415,6 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     client->device_ = client->inode_ = 0;
     client->owner_ = filetimer_process_now_(&spare)->self.identity;
     client->path_[0] = '\0';
-    if (path == NULL)
-        path = filetimer_path_from_environment_();
     if (path == NULL || *path == '\0')
         return 0; /* SPEC C-9 */
     length = strlen(path);
@@ -1369,7 +1423,13 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     if (signum > 64)
         return -EINVAL;
     memcpy(client->path_, path, length + 1);
-    fd = filetimer_open_first_(client);
+    if (flags & FILETIMER_ONE_SHOT) {
+        struct stat file;
+        if ((fd = filetimer_open_(client, &file)) >= 0)
+            close(fd);
+    } else {
+        fd = filetimer_open_first_(client);
+    }
     return fd < 0 ? fd : 1;
 }
 
@@ -1397,12 +1457,15 @@ FILETIMER_API int filetimer_is_settled_(uint64_t state)
 }
 
 /* Opens the default client, or waits while another thread does. 0 or -EAGAIN. */
-FILETIMER_COLD_ int filetimer_open_default_(filetimer_patience_ patience)
+FILETIMER_COLD_ int filetimer_open_default_(double wait)
 {
     filetimer_client *client = &filetimer_shared_abi1.client;
     const int saved = errno, pid = (int)getpid();
+    filetimer_patience_ patience;
     int64_t give_up_us = 0;
     int result = 0;
+    patience.wait_us = filetimer_to_us_(wait >= 0 ? wait : (double)FILETIMER_WAIT_SECONDS);
+    patience.until_us = INT64_MAX;
     while (result == 0 && !filetimer_is_settled_(FILETIMER_LOAD_(&client->state_))) {
         if (filetimer_take_on_(&client->state_, pid))
             filetimer_set_up_and_publish_(client, NULL, SIGKILL, 0);
@@ -1429,12 +1492,8 @@ FILETIMER_API int filetimer_pick_(filetimer_client **client, double wait)
     if (*client == NULL) {
         *client = &filetimer_shared_abi1.client;
         if (!FILETIMER_LIKELY_(filetimer_is_settled_(FILETIMER_LOAD_(&(*client)->state_)))) {
-            filetimer_patience_ patience;
-            int error;
-            patience.wait_us =
-                filetimer_to_us_(wait >= 0 ? wait : (double)FILETIMER_WAIT_SECONDS);
-            patience.until_us = INT64_MAX;
-            if ((error = filetimer_open_default_(patience)) != 0)
+            const int error = filetimer_open_default_(wait);
+            if (error != 0)
                 return error;
         }
     }
@@ -1568,23 +1627,30 @@ FILETIMER_API int filetimer_arm_handle_(filetimer_handle *handle, filetimer_proc
     return result;
 }
 
-FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
-                                    const char *scope, size_t length, double after, double wait)
+FILETIMER_APART_ int filetimer_begin_configured_(filetimer_handle *handle,
+                                                 filetimer_client *client, const char *scope,
+                                                 size_t length, double after, double wait)
 {
-    filetimer_process_ spare, *process;
-    const int usable = filetimer_pick_(&client, wait);
-    handle->armed = 0;
-    handle->error = usable < 0 ? usable : 0;
-    handle->client = usable > 0 ? client : NULL;
-    if (usable <= 0)
-        return usable;
-    process = filetimer_process_now_(&spare);
+    filetimer_process_ spare, *process = filetimer_process_now_(&spare);
+    handle->client = client;
     handle->scope = scope;
     handle->scope_length = length;
     handle->owner = process->self.identity;
     handle->token = filetimer_new_token_(process);
     handle->deadline_us = 0;
     return filetimer_arm_handle_(handle, process, after, wait);
+}
+
+/* Small enough to be inlined: all that an unconfigured program executes. */
+FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
+                                    const char *scope, size_t length, double after, double wait)
+{
+    const int usable = filetimer_pick_(&client, wait);
+    handle->client = NULL;
+    handle->armed = 0;
+    handle->error = usable < 0 ? usable : 0;
+    return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait)
+                      : usable;
 }
 
 FILETIMER_API int filetimer_extend_(filetimer_handle *handle, double after, double wait)
@@ -1599,14 +1665,11 @@ FILETIMER_API int filetimer_extend_(filetimer_handle *handle, double after, doub
 }
 
 /* SPEC C-1: `wait_us` bounds what waits, and so does the timer itself. */
-FILETIMER_API int filetimer_end_(filetimer_handle *handle, int64_t wait_us)
+FILETIMER_APART_ int filetimer_end_armed_(filetimer_handle *handle, int64_t wait_us)
 {
-    filetimer_process_ spare, *process;
+    filetimer_process_ spare, *process = filetimer_process_now_(&spare);
     filetimer_patience_ patience;
     int result;
-    if (!handle->armed)
-        return 0;
-    process = filetimer_process_now_(&spare);
     if (handle->owner != process->self.identity)
         return handle->error = -ECHILD; /* SPEC C-6 */
     patience.wait_us = wait_us;
@@ -1626,7 +1689,7 @@ FILETIMER_API int filetimer_extend(filetimer_handle *handle, double after)
 
 FILETIMER_API int filetimer_end(filetimer_handle *handle)
 {
-    return filetimer_end_(handle, filetimer_to_us_(FILETIMER_LONGEST));
+    return handle->armed ? filetimer_end_armed_(handle, INT64_MAX / 2) : 0;
 }
 
 /* ---------------------------------------------------------------- Shorthands */
@@ -1677,7 +1740,7 @@ FILETIMER_API int filetimer_try_extend(filetimer_handle *handle, double after)
 
 FILETIMER_API int filetimer_try_end(filetimer_handle *handle)
 {
-    return filetimer_end_(handle, 0);
+    return handle->armed ? filetimer_end_armed_(handle, 0) : 0;
 }
 
 #endif /* FILETIMER_DISABLE */

@@ -487,6 +487,35 @@ static void test_server_restarts(void)
     filetimer_close(client);
 }
 
+/* What torch's server needs: end of file after each record */
+static void test_one_shot(void)
+{
+    static filetimer_client client;
+    filetimer_handle timer;
+    char byte;
+    int eof;
+    client_flags |= FILETIMER_ONE_SHOT;
+    server_dies();
+    reader = open(fifo, O_RDONLY | O_NONBLOCK);
+    CHECK_EQUAL(filetimer_init(&client, fifo, SIGKILL, client_flags), 1);
+    CHECK_EQUAL(filetimer_begin(&timer, &client, "x", 60), 1);
+    CHECK_EQUAL(filetimer_end(&timer), 1);
+    CHECK_EQUAL(read_all(), 2);
+    eof = (int)read(reader, &byte, 1);
+    CHECK_EQUAL(eof, 0); /* and not "nothing there yet" */
+    server_dies();
+    CHECK_EQUAL(filetimer_acquire(&client, "x", 1), -EPIPE);
+    server_starts();
+    CHECK_EQUAL(filetimer_acquire(&client, "x", 1), 1);
+    read_all();
+    fill();
+    CHECK_EQUAL(filetimer_acquire(&client, "x", 0.02), -EAGAIN);
+    CHECK_EQUAL(filetimer_try_acquire(&client, "x", 1), -EAGAIN);
+    read_all();
+    filetimer_close(&client);
+    client_flags &= ~FILETIMER_ONE_SHOT;
+}
+
 static void test_closed_by_somebody(void)
 {
     filetimer_client *client = a_client();
@@ -744,6 +773,12 @@ static void default_from_environment(void)
     CHECK_EQUAL(filetimer_configured(filetimer_default()), 1);
 }
 
+static void default_for_torch(void)
+{
+    default_from_environment();
+    CHECK(filetimer_default()->fd_ < 0); /* not kept open */
+}
+
 static void default_configured_by_hand(void)
 {
     CHECK_EQUAL(filetimer_configure(fifo, SIGTERM, client_flags), 1);
@@ -763,7 +798,7 @@ static void test_environment(void)
     in_a_child(default_is_not_configured);
 
     setenv("TORCHELASTIC_TIMER_FILE", fifo, 1); /* an empty FILETIMER_PATH counts as unset */
-    in_a_child(default_from_environment);
+    in_a_child(default_for_torch);
     setenv("FILETIMER_PATH", fifo, 1);
     setenv("TORCHELASTIC_TIMER_FILE", "/nowhere", 1);
     in_a_child(default_from_environment);
@@ -1039,6 +1074,7 @@ static const struct {
     TEST(descriptor),
     TEST(descriptor_stays_off_standard_streams),
     TEST(server_restarts),
+    TEST(one_shot),
     TEST(closed_by_somebody),
     TEST(no_sigpipe_by_default_action),
     TEST(own_sigpipe_stays_pending),
