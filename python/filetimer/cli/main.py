@@ -35,6 +35,9 @@ COMMANDS = {
     "serve": Command("filetimer.cli.serve", "serve timers at a path, in the foreground"),
     "expires": Command("filetimer.cli.expires", "guard one command with a timer", True),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
+    "conformance": Command(
+        "filetimer.conformance.cli", "try an implementation of the protocol", True
+    ),
     "doctor": Command("filetimer.cli.doctor", "say what this host offers, and what to mend"),
 }
 
