@@ -742,10 +742,11 @@ FILETIMER_API int filetimer_is_all_plain_(const char *text, size_t length)
     return filetimer_are_plain_(eight);
 }
 
-FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, const char *limit, const char *text,
+FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, size_t room, const char *text,
                                            size_t length)
 {
     const unsigned char *at = (const unsigned char *)text, *end = at + length;
+    const char *limit = out + room;
     while (at < end && out <= limit) {
         if (filetimer_is_plain_(*at))
             *out++ = (char)*at++;
@@ -755,15 +756,14 @@ FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, const char *limit, const c
     return out;
 }
 
-/* The inside of a JSON string. Stops, short of the end, once it is beyond
- * `limit`: by then the record is too long. */
-FILETIMER_API char *filetimer_put_string_(char *out, const char *limit, const char *text,
+/* The inside of a JSON string. Stops, short of the end, one character after
+ * `room` bytes: by then the record is too long. */
+FILETIMER_API char *filetimer_put_string_(char *out, size_t room, const char *text,
                                           size_t length)
 {
-    if (FILETIMER_LIKELY_(length <= (size_t)(limit - out) &&
-                          filetimer_is_all_plain_(text, length)))
+    if (FILETIMER_LIKELY_(length <= room && filetimer_is_all_plain_(text, length)))
         return (char *)memcpy(out, text, length) + length;
-    return filetimer_put_mixed_(out, limit, text, length);
+    return filetimer_put_mixed_(out, room, text, length);
 }
 
 /* --------------------------------------------------------- Encoding: records */
@@ -817,8 +817,8 @@ FILETIMER_API char *filetimer_put_start_(filetimer_line_ *line, const filetimer_
     /* A copy of a fixed size, of which the excess is overwritten, is a few moves;
      * one of a variable size is a call. */
     memcpy(line->text, self->head, sizeof self->head);
-    return filetimer_put_string_(line->text + self->head_length,
-                                 line->text + FILETIMER_RECORD_MAX, scope, length);
+    return filetimer_put_string_(line->text + self->head_length, FILETIMER_RECORD_MAX, scope,
+                                 length);
 }
 
 FILETIMER_API int filetimer_finish_(filetimer_line_ *line, char *out, const filetimer_self_ *self,
@@ -1489,15 +1489,18 @@ FILETIMER_API filetimer_patience_ filetimer_patience_for_(const filetimer_client
 /* 1: *client is a client to send with; 0: not configured; < 0: -EAGAIN. */
 FILETIMER_API int filetimer_pick_(filetimer_client **client, double wait)
 {
-    if (*client == NULL) {
+    const int is_default = *client == NULL;
+    uint64_t state;
+    int error;
+    if (is_default)
         *client = &filetimer_shared_abi1.client;
-        if (!FILETIMER_LIKELY_(filetimer_is_settled_(FILETIMER_LOAD_(&(*client)->state_)))) {
-            const int error = filetimer_open_default_(wait);
-            if (error != 0)
-                return error;
-        }
-    }
-    return FILETIMER_LOAD_(&(*client)->state_) == FILETIMER_DONE_;
+    state = FILETIMER_LOAD_(&(*client)->state_);
+    if (FILETIMER_LIKELY_(state == FILETIMER_DONE_))
+        return 1;
+    if (!is_default || state == FILETIMER_VOID_)
+        return 0;
+    error = filetimer_open_default_(wait);
+    return error != 0 ? error : FILETIMER_LOAD_(&(*client)->state_) == FILETIMER_DONE_;
 }
 
 FILETIMER_API int filetimer_configure(const char *path, int signum, unsigned flags)
