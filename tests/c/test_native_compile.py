@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import C_WARNINGS, HERE, INCLUDE, WARNINGS, compile_c, need, run
+from native import C_WARNINGS, HERE, INCLUDE, WARNINGS, compile_c, need, run
 
 HEADER = INCLUDE / "filetimer.h"
 POSIX = "-D_POSIX_C_SOURCE=200809L"
@@ -100,8 +100,14 @@ def test_two_translation_units_share_one_default(main: str, other: str, tmp_path
         language = "c++" if compiler.endswith("++") else "c"
         warnings = WARNINGS if language == "c++" else C_WARNINGS
         objects.append(
-            compile_c(compiler, "-O0", "-x", language, *warnings, *switch, "-c",
-                      HERE / f"unit_{name}.c", output=tmp_path / f"{name}.o")  # fmt: skip
+            compile_c(
+                compiler,
+                *("-O0", "-x", language, "-c"),
+                *warnings,
+                *switch,
+                HERE / f"unit_{name}.c",
+                output=tmp_path / f"{name}.o",
+            )
         )
     out = compile_c("g++", *objects, "-pthread", output=tmp_path / "it")
     run(out, "different" if other == "disabled" else "same")
