@@ -26,6 +26,14 @@ STOCK = {"TORCHELASTIC_ENABLE_FILE_TIMER": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 FILETIMER_TORCHRUN = [sys.executable, "-m", "filetimer.cli.torchrun"]
 
+FIXED = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    # torch 2.13 keeps one store through all attempts.  Restarted ranks then find the addresses of
+    # the attempt before in it, and gloo connects to nobody, in every other run or so.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
 
 @dataclass
 class Result:
@@ -152,8 +160,7 @@ class Job:
             for key, value in os.environ.items()
             if not key.startswith(("FILETIMER", "TORCHELASTIC", "PET_"))
         }
-        fixed = {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        return {**inherited, **fixed, **changes, name: value}
+        return {**inherited, "TMPDIR": str(self.temporary), **FIXED, **changes, name: value}
 
 
 def worker(name: str) -> Path:
