@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 
 import pytest
@@ -55,18 +56,22 @@ def test_a_rank_that_hangs_in_native_code_is_reaped_and_the_job_goes_on(
         print(f"\n    with filetimer ({way}): {result.outcome()}, resumed from its checkpoint")
 
 
-def test_the_same_job_under_torchs_own_server(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("client", ["filetimer", "torch"])
+def test_the_same_job_under_torchs_own_server(
+    job: Job, client: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Recorded, not judged: what it does is torch's affair and may change."""
     arguments = [*one_host(2, 3), worker("train"), job.directory, 6]
-    job.start(TORCHRUN, *arguments, TEST_HANG="1", **STOCK)
-    result = job.wait(60)
+    job.start(TORCHRUN, *arguments, TEST_HANG="1", TEST_CLIENT=client, **STOCK)
+    result = job.wait(25)
     time.sleep(1)
-    ranks = len(job.processes()) - (result.status is None)
+    left = job.processes()
+    ranks = f"{len(left)} orphaned rank(s)" if result.status is not None else "all ranks waiting"
     done = "finished" if "finished:" in result.output else "not finished"
     with capsys.disabled():
         print(
-            f"\n    with torch's own server: {result.outcome()}, {done}, "
-            f"{ranks} process(es) orphaned, {len(job.fifos())} FIFO(s) left"
+            f"\n    with torch's own server ({client}'s client): {result.outcome()}, {done}, "
+            f"{ranks}, {len(job.fifos())} FIFO(s) left"
         )
 
 
@@ -212,8 +217,6 @@ def test_a_program_that_is_not_python_between_agent_and_worker(job: Job) -> None
     script.write_text('#!/bin/sh\n"$PYTHON" "$@"\nexit $?\n')
     script.chmod(0o755)
     arguments = [*one_host(2, 1), "--no-python", script, PLAIN, "once", job.directory]
-    import sys
-
     result = finished(job.run(TORCHRUN, *arguments, PYTHON=sys.executable, **OURS))
     (line,) = reaped(result)
     assert "reaped rank 0 " in line
@@ -221,8 +224,6 @@ def test_a_program_that_is_not_python_between_agent_and_worker(job: Job) -> None
 
 
 def test_workers_started_with_spawn(job: Job) -> None:
-    import sys
-
     result = finished(job.run([sys.executable], worker("spawned"), job.directory))
     (line,) = reaped(result)
     assert "reaped rank 1 " in line
@@ -232,11 +233,34 @@ def test_workers_started_with_spawn(job: Job) -> None:
 
 def test_the_example_of_torchs_documentation(job: Job) -> None:
     """A LocalTimerServer beside an agent of one's own, workers with ``expires``."""
-    import sys
-
     result = finished(job.run([sys.executable], worker("documented"), job.directory))
     assert "results {0: 'trained in attempt 1', 1: 'trained in attempt 1'}" in result.output
     assert len(list(lines_with(result.output, "kill worker process"))) == 1
+    job.assert_clean()
+
+
+# What the agent sees of its timer server.
+
+
+def test_the_health_check_and_the_event_log_of_the_agent(job: Job) -> None:
+    result = finished(job.run([sys.executable], worker("observed"), job.directory))
+    health = json.loads((job.directory / "health.json").read_text())
+    assert health["types"] == ["int"]
+    assert health["beats"] >= 3  # one a second while nothing happens
+    assert health["first"] >= -2
+    assert -5 <= health["last"] <= 1
+    logged = re.findall(r'\{\\+"watchdog_event\\+": \\+"([a-z ]+)\\+"(.*?)\}', result.output)
+    assert [name for name, _ in logged] == [
+        "watchdog started",
+        "timer expired",
+        "kill worker process",
+        "watchdog stopped",
+        "watchdog started",
+        "watchdog stopped",
+    ], result.output
+    about = logged[2][1].replace("\\", "")
+    assert '"scope_id": "once"' in about
+    assert '"signal": "9"' in about
     job.assert_clean()
 
 

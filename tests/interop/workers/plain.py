@@ -34,8 +34,11 @@ def always(directory: Path) -> None:
 
 def in_turn(directory: Path, hangs: str) -> None:
     """In attempt n, rank n modulo the world's size hangs in a scope of its own."""
+    counted = directory / f"census-{ATTEMPT}.json"
     if RANK == 0:
-        write(directory / f"census-{ATTEMPT}.json", census(os.getppid()))
+        write(counted, census(os.getppid()))
+    while not counted.exists():
+        time.sleep(0.01)
     if int(hangs) == ATTEMPT:
         return
     if ATTEMPT % WORLD == RANK:
@@ -125,6 +128,13 @@ def once(directory: Path) -> None:
     print(f"rank {RANK} complains", file=sys.stderr)
 
 
+def once_after_a_while(directory: Path) -> None:
+    """As ``once``, but nothing happens for three seconds before the hang."""
+    if ATTEMPT == 0:
+        time.sleep(3)
+    once(directory)
+
+
 def unguarded(directory: Path) -> None:
     """Says what the worker was given."""
     client = filetimer.configure_from_env()
@@ -154,7 +164,9 @@ def census(pid: int) -> dict[str, int]:
 
 
 def write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value))
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(value))
+    temporary.rename(path)
 
 
 if __name__ == "__main__":

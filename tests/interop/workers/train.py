@@ -1,7 +1,8 @@
 """A data-parallel training loop with a checkpoint.  usage: train.py DIRECTORY STEPS
 
 Once in the job, the rank whose LOCAL_RANK is $TEST_HANG gets stuck in step 3, in native code that
-holds the interpreter's lock: no Python code of that process will ever run again.
+holds the interpreter's lock: no Python code of that process will ever run again.  $TEST_CLIENT
+says whose client guards it: "filetimer" or "torch".
 """
 
 import ctypes
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.elastic.timer as torch_timer
 
 import filetimer
+
+CLIENT = os.environ.get("TEST_CLIENT", "filetimer")
+timer = torch_timer if CLIENT == "torch" else filetimer
 
 
 def load(path: Path) -> dict:
@@ -31,20 +36,23 @@ def maybe_hang(directory: Path, step: int) -> None:
         flag = directory / "hung"
         if not flag.exists():
             flag.touch()
-            with filetimer.expires(0.5, scope="stuck native call"):
+            with timer.expires(0.5, scope="stuck native call"):
                 ctypes.PyDLL(None).pause()
 
 
 def main() -> None:
     directory, steps = Path(sys.argv[1]), int(sys.argv[2])
-    filetimer.configure_from_env()
+    if CLIENT == "torch":
+        timer.configure(timer.FileTimerClient(os.environ["TORCHELASTIC_TIMER_FILE"]))
+    else:
+        filetimer.configure_from_env()
     dist.init_process_group("gloo")
     state = load(directory / "checkpoint.json")
     first = state["step"]
     dist.barrier()  # nobody saves before all have loaded
     for step in range(first, steps):
         maybe_hang(directory, step)
-        with filetimer.expires(120, scope="all_reduce"):
+        with timer.expires(120, scope="all_reduce"):
             value = torch.tensor([step + 1.0])
             dist.all_reduce(value)
         state = {"step": step + 1, "total": state["total"] + value.item()}
