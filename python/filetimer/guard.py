@@ -8,6 +8,7 @@ the entry it belongs to, and how :func:`extend` finds the innermost block.
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import sys
@@ -84,7 +85,14 @@ class expires:
         self._entered: list[_OpenBlock] = []
 
     def __enter__(self) -> TimerHandle:
-        return self._opened(_begin(self._client or configured_client(), self._scope, self._after))
+        client = self._client or configured_client()
+        try:
+            handle = client.begin(self._scope, self._after)
+        except AttributeError:
+            if hasattr(client, "begin"):
+                raise
+            handle = begin_shared(client, self._scope, self._after)  # torch's own client
+        return self._opened(handle)
 
     def __exit__(
         self,
@@ -102,11 +110,11 @@ class expires:
         give_up = time.monotonic() + getattr(client, "timeout", 0.0)
         while True:
             try:
-                handle = _begin(client, self._scope, self._after, wait=False)
-            except BlockingIOError:
+                handle = _begin_unblocking(client, self._scope, self._after)
+            except BlockingIOError as error:
                 if time.monotonic() >= give_up:
                     raise BrokenPipeError(
-                        f"timer {self._scope!r} was not acquired: the pipe stayed full"
+                        errno.EPIPE, f"the timer {self._scope!r} was not acquired: {error.strerror}"
                     ) from None
                 await asyncio.sleep(ASYNC_RETRY)
             else:
@@ -180,10 +188,10 @@ class expires:
         return block.handle
 
 
-def _begin(client: Any, scope: str, after: float, *, wait: bool = True) -> TimerHandle:
-    if isinstance(client, TimerClient):
-        return client.begin(scope, after, wait=wait)
-    return begin_shared(client, scope, after)  # a client of torch's: acquire and release only
+def _begin_unblocking(client: TimerClient, scope: str, after: float) -> TimerHandle:
+    if hasattr(client, "begin"):
+        return client.begin(scope, after, wait=False)
+    return begin_shared(client, scope, after)
 
 
 def finite_seconds(after: object) -> float:

@@ -8,31 +8,18 @@ nothing.
 from __future__ import annotations
 
 import glob
-import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from filetimer.runtime import journal_path, runtime_directory
-from filetimer.server.journal import CHUNK_LINE, FORMAT, boot_id
-from filetimer.server.process import ProcessHandle, open_process, read_stat
-from filetimer.server.timers import Host, Now, TimerTable, Worker
-from filetimer.wire.decoder import LineDecoder, Record
+from filetimer.server.journal import Chunk, boot_id, read_journal
+from filetimer.server.process import read_stat
+from filetimer.server.recovery import replay_table
+from filetimer.server.timers import Host, Now, deadline_of
+from filetimer.wire.decoder import Record
 
-__all__ = ["Chunk", "JournalError", "ServerView", "find_journals", "read_journal", "view_server"]
-
-
-class JournalError(ValueError):
-    """The file is not a journal that this version can read."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Bytes that a server received at one instant."""
-
-    now: Now
-    data: bytes
+__all__ = ["ServerView", "find_journals", "view_server"]
 
 
 @dataclass(frozen=True)
@@ -55,24 +42,6 @@ def find_journals(fifo_path: str | None = None) -> list[str]:
     return [path] if os.path.exists(path) else []
 
 
-def read_journal(path: str, now: Now) -> tuple[dict[str, Any], Iterator[Chunk]]:
-    """The header and the chunks of a journal.
-
-    ``now`` stands in for the receipt time of a last chunk whose server died while it wrote.
-    Raises JournalError, and OSError when the file is gone.
-    """
-    with open(path, "rb") as file:
-        content = file.read()
-    first, newline, rest = content.partition(b"\n")
-    try:
-        header = json.loads(first)
-        if header["journal"] != FORMAT or not newline:
-            raise ValueError(f"format {header['journal']}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"{path} is not a timer journal that can be read: {error}") from None
-    return header, _chunks(rest, now)
-
-
 def view_server(journal: str, now: Now) -> ServerView:
     """The server that writes this journal, and the timers of its workers that still run."""
     header, chunks = read_journal(journal, now)
@@ -92,44 +61,12 @@ def is_alive(header: dict[str, Any]) -> bool:
     )
 
 
-def _chunks(rest: bytes, now: Now) -> Iterator[Chunk]:
-    position = 0
-    while position < len(rest):
-        line = rest[position : position + CHUNK_LINE]
-        position += CHUNK_LINE
-        try:
-            meta = json.loads(line)
-            length, received = meta["chunk"], Now(meta["monotonic"], meta["wall"])
-        except ValueError:  # its server died, or has not come to writing it yet
-            length, received = len(rest) - position, now
-        yield Chunk(received, rest[position : position + length])
-        position += length
-
-
-class _Silent:
-    """An observer of a replayed table: the server has reported all this before."""
-
-    def admitted(self, worker: Worker[ProcessHandle]) -> None:
-        pass
-
-    def refused(self, record: Record, reason: str) -> None:
-        pass
-
-    def exited(self, worker: Worker[ProcessHandle], now: Now) -> None:
-        pass
-
-
-def _replay(chunks: Iterator[Chunk], now: Now, header: dict[str, Any]) -> list[Record]:
+def _replay(chunks: list[Chunk], now: Now, header: dict[str, Any]) -> list[Record]:
     server = header["server"]
     host = Host(server["pid"], server.get("uid"), server.get("pid_ns"), server.get("time_ns"))
-    table: TimerTable[ProcessHandle] = TimerTable(host, open_process, _Silent())
-    decoder = LineDecoder()
-    for chunk in chunks:  # as the server did: first apply, then act
-        for result in decoder.feed(chunk.data):
-            if isinstance(result, Record):
-                table.apply(result, chunk.now)
-        table.expire(chunk.now.monotonic)
-    timers = sorted(table.live_timers(), key=lambda timer: timer.deadline or 0.0)
+    table = replay_table(host, chunks)[0]
+    table.expire(now.monotonic)
+    timers = sorted(table.live_timers(), key=deadline_of)
     for worker in list(table.workers.values()):
         table.forget(worker)
     return timers

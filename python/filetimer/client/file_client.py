@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import signal as signals
-import time
+from os import getpid
+from time import monotonic
+from time import time as wall
 
 from filetimer.api import TimerClient, TimerHandle
 from filetimer.client.identity import own_identity
@@ -62,11 +65,11 @@ class FileTimerClient(TimerClient):
         is too long for a record, ValueError for an empty scope or a time that is negative or not
         finite.
         """
-        if not 0 <= expiration_time < float("inf"):
+        if not 0 <= expiration_time < math.inf:
             raise ValueError(
                 f"expiration_time must be a finite Unix time, 0 or more, not {expiration_time!r}"
             )
-        deadline = time.monotonic() + (expiration_time - time.time())
+        deadline = monotonic() + (expiration_time - wall())
         self._acquire(scope_id, expiration_time, deadline, None, self.timeout)
         if len(self._plain_deadlines) >= MAX_SCOPES:
             self._plain_deadlines.clear()
@@ -75,7 +78,7 @@ class FileTimerClient(TimerClient):
     def release(self, scope_id: str) -> None:
         """Take the timer of this scope back.  Never raises for a server that is gone."""
         deadline = self._plain_deadlines.pop(scope_id, 0.0)
-        self._release(scope_id, None, max(0.0, deadline - time.monotonic()))
+        self._release(scope_id, None, deadline - monotonic())
 
     def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
@@ -88,26 +91,25 @@ class FileTimerClient(TimerClient):
     def _acquire(
         self, scope_id: str, expiration_time: float, deadline: float, token: int | None, wait: float
     ) -> None:
-        if not scope_id:  # SPEC R-11
-            raise ValueError("scope_id must not be empty")
         encoder = self._encoder
-        if encoder.pid != os.getpid():
+        if encoder.pid != getpid():
             encoder = self._new_encoder()
-        record = encoder.acquire(scope_id, expiration_time, max(0.0, deadline), token)
+        if deadline < 0:  # it expired before this boot
+            deadline = 0.0
         try:
-            self._pipe.send(record, wait)
-        except BlockingIOError as error:
-            if wait <= 0 < self.timeout:
-                raise
-            raise _not_acquired(scope_id, error) from None
+            self._pipe.send(encoder.acquire(scope_id, expiration_time, deadline, token), wait)
         except OSError as error:
-            raise _not_acquired(scope_id, error) from None
+            if wait <= 0 and isinstance(error, BlockingIOError):
+                raise
+            raise BrokenPipeError(
+                errno.EPIPE, f"the timer {scope_id!r} was not acquired: {error.strerror or error}"
+            ) from None
 
     def _release(self, scope_id: str, token: int | None, wait: float) -> bool:
         """Send a release.  False only when the pipe is full; other failures are logged once."""
         try:
             encoder = self._encoder
-            if encoder.pid != os.getpid():
+            if encoder.pid != getpid():
                 encoder = self._new_encoder()
             self._pipe.send(encoder.release(scope_id, token), wait)
         except BlockingIOError:
@@ -121,7 +123,7 @@ class FileTimerClient(TimerClient):
         start_time, pid_ns = own_identity()
         self._pipe.adopt()
         self._plain_deadlines.clear()
-        self._encoder = RecordEncoder(self._version, os.getpid(), self._signal, start_time, pid_ns)
+        self._encoder = RecordEncoder(self._version, getpid(), self._signal, start_time, pid_ns)
         return self._encoder
 
     def _log_release_failure(self, scope_id: str, error: Exception) -> None:
@@ -138,7 +140,7 @@ class FileTimerHandle:
     def __init__(self, client: FileTimerClient, scope_id: str, after: float, wait: bool) -> None:
         self._client = client
         self._scope_id = scope_id
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._token: int | None = new_token()
         self._deadline = 0.0
         self._send(after, client.timeout if wait else 0.0)
@@ -147,14 +149,14 @@ class FileTimerHandle:
         """Move the deadline to ``after`` seconds from now.  Raises as ``begin`` does."""
         if self._token is None:
             raise RuntimeError(f"the timer {self._scope_id!r} has ended")
-        if self._pid == os.getpid():  # SPEC C-6: a child does not touch its parent's timer
+        if self._pid == getpid():  # SPEC C-6: a child does not touch its parent's timer
             self._send(after, self._client.timeout)
 
     def end(self, *, wait: bool = True) -> bool:
         """Release the timer, waiting for at most what it has left.  Never raises."""
-        if self._token is None or self._pid != os.getpid():
+        if self._token is None or self._pid != getpid():
             return True
-        left = self._deadline - time.monotonic()
+        left = self._deadline - monotonic()
         delivered = self._client._release(self._scope_id, self._token, left if wait else 0.0)
         if delivered or left <= 0:
             self._token = None
@@ -162,15 +164,7 @@ class FileTimerHandle:
         return False
 
     def _send(self, after: float, wait: float) -> None:
-        now = time.monotonic()
+        now = monotonic()
         deadline = now + after
-        self._client._acquire(
-            self._scope_id, max(0.0, time.time() + after), deadline, self._token, wait
-        )
+        self._client._acquire(self._scope_id, max(0.0, wall() + after), deadline, self._token, wait)
         self._deadline = deadline
-
-
-def _not_acquired(scope_id: str, error: OSError) -> BrokenPipeError:
-    return BrokenPipeError(
-        errno.EPIPE, f"the timer {scope_id!r} was not acquired: {error.strerror or error}"
-    )

@@ -48,14 +48,8 @@ class ClientPipe:
         """
         try:
             self._write(self._fd, record)
-            return
-        except BlockingIOError:
-            pass
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EBADF):
-                raise
-            self._open(wait)
-        self._send_patiently(record, wait)
+            self._send_after(error, record, wait)
 
     def close(self) -> None:
         """Close the descriptor; a later ``send`` opens another."""
@@ -63,6 +57,14 @@ class ClientPipe:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+    def _send_after(self, error: OSError, record: bytes, wait: float) -> None:
+        """What is to be done when the first attempt failed."""
+        if error.errno in (errno.EPIPE, errno.EBADF):  # the server is gone; not opened yet
+            self._open(wait)
+        elif not isinstance(error, BlockingIOError):
+            raise error
+        self._send_patiently(record, wait)
 
     def _send_patiently(self, record: bytes, wait: float) -> None:
         give_up = time.monotonic() + wait  # SPEC C-1

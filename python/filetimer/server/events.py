@@ -7,14 +7,16 @@ goes to ``on_event``.  A callback that raises is logged and changes nothing.
 from __future__ import annotations
 
 import logging
+import signal as signals
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
+
+import msgspec
 
 from filetimer.requests import FileTimerRequest
 
-__all__ = ["Event", "EventReporter"]
+__all__ = ["Event", "EventReporter", "describe_lateness", "describe_signal"]
 
 logger = logging.getLogger("filetimer")
 
@@ -32,10 +34,10 @@ KILL_FAILED = "kill failed"
 KILL_ESCALATED = "kill escalated"
 WORKER_UNKILLABLE = "worker unkillable"
 DEGRADED = "server degraded"
+RECOVERED = "server recovered"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
     ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
@@ -55,13 +57,48 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        fields = msgspec.structs.asdict(self)
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def describe(self) -> str:
+        """The event in one line, for people."""
+        parts = []
+        if self.code is not None:
+            parts.append(self.code)
+        if self.pid is not None:
+            parts.append(f"pid {self.pid}")
+        if self.scope_id is not None:
+            parts.append(f"scope {self.scope_id!r}")
+        if self.late is not None:
+            parts.append(describe_lateness(self.late))
+        if self.signal is not None:
+            parts.append(describe_signal(self.signal))
+        if self.detail is not None:
+            parts.append(self.detail)
+        return f"{self.name}: {', '.join(parts)}" if parts else self.name
 
     def request(self) -> FileTimerRequest | None:
         """The timer that the event is about, as torch's callback expects it."""
         if self.pid is None or self.scope_id is None or self.expiration_time is None:
             return None
         return FileTimerRequest(self.pid, self.scope_id, self.expiration_time, self.signal or 0)
+
+
+def describe_signal(signum: int) -> str:
+    """The signal's name; a number that has none stays a number."""
+    if signum <= 0:
+        return "report only"
+    try:
+        return signals.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
+
+
+def describe_lateness(late: float) -> str:
+    """``late``, in seconds, in words."""
+    if late < 1:
+        return f"{late * 1000:.1f} ms past its deadline"
+    return f"{late:.3f} s past its deadline"
 
 
 LogEvent = Callable[[str, "FileTimerRequest | None"], None]
@@ -101,13 +138,8 @@ class EventReporter:
     def _log(self, event: Event) -> None:
         if event.name in (RECORD_REJECTED, TIMER_REFUSED) and not self._may_log(event.time):
             return
-        level = (
-            logging.INFO
-            if event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
-            else (logging.WARNING)
-        )
-        fields = {k: v for k, v in event.to_dict().items() if k not in ("name", "time")}
-        logger.log(level, "%s %s", event.name, fields)
+        routine = event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
+        logger.log(logging.INFO if routine else logging.WARNING, "%s", event.describe())
 
     def _may_log(self, now: float) -> bool:
         if now - self._window_start >= self._interval:

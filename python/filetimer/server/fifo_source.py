@@ -10,9 +10,10 @@ from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.events import EventReporter
 from filetimer.server.fifo import ServerFifo
-from filetimer.server.journal import Journal, journal_header
+from filetimer.server.journal import Journal, State, journal_header
 from filetimer.server.process import ProcessHandle, read_stat, this_host
-from filetimer.server.timers import Now, Worker
+from filetimer.server.recovery import Recovered, recover
+from filetimer.server.timers import Host, Now, Worker
 from filetimer.wire.decoder import LineDecoder, Record, Rejection
 
 __all__ = ["FifoSource"]
@@ -28,27 +29,54 @@ class FifoSource:
         self._journal: Journal | None = None
         _sources.add(self)
 
-    def open_journal(self, run_id: str, now: Now) -> None:
-        """Keep a journal from now on, in the runtime directory."""
+    def open_journal(
+        self, run_id: str, holder: str | None, now: Now
+    ) -> list[Worker[ProcessHandle]]:
+        """Keep a journal from now on; the workers that a dead predecessor's journal still had."""
         if not hasattr(os, "splice"):
-            return
+            return []
         host = this_host()
+        recovered = Recovered([], b"", armed=True)
+        try:
+            path = journal_path(self._fifo.path, runtime_directory(create=True))
+            recovered = recover(path, self._fifo.path, holder, host, now)
+            header = self._header(run_id, holder, host, now)
+            state = State(recovered.workers, recovered.unfinished)
+            self._journal = Journal(path, header, state, now)
+        except OSError as error:
+            self._degraded(error)
+        self._decoder.feed(recovered.unfinished)
+        if recovered.workers:
+            self._report_recovered(recovered)
+        return recovered.workers
+
+    def _header(self, run_id: str, holder: str | None, host: Host, now: Now) -> bytes:
         stat = read_stat(host.pid)
-        header = journal_header(
+        return journal_header(
             self._fifo.path,
             run_id,
             now,
+            holder,
             pid=host.pid,
             start_time=None if stat is None else stat[1],
             uid=host.uid,
             pid_ns=host.pid_ns,
             time_ns=host.time_ns,
         )
-        try:
-            path = journal_path(self._fifo.path, runtime_directory(create=True))
-            self._journal = Journal(path, header)
-        except OSError as error:
-            self._degraded(error)
+
+    def _report_recovered(self, recovered: Recovered) -> None:
+        timers = sum(len(worker.timers) for worker in recovered.workers)
+        how = (
+            "armed"
+            if recovered.armed
+            else "report-only until acquired again: nobody held the pipe meanwhile, so that "
+            "releases may have been lost"
+        )
+        self._report(
+            events.RECOVERED,
+            code="armed" if recovered.armed else "report_only",
+            detail=f"{timers} timers of {len(recovered.workers)} workers, {how}",
+        )
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -70,7 +98,7 @@ class FifoSource:
         """Compact the journal, if it is full."""
         if self._journal is not None and self._journal.is_full:
             try:
-                self._journal.compact(workers, now)
+                self._journal.compact(State(workers, self._decoder.unfinished), now)
             except OSError as error:
                 self._give_journal_up(error)
 

@@ -38,7 +38,11 @@ class FileTimerServer:
         kill_after: seconds after which a worker that outlives its signal is sent SIGKILL;
             None, as in torch: never.
         journal: whether to keep what is received in a file of the runtime directory, so that
-            ``filetimer list`` and others can see the timers.
+            ``filetimer list`` can see the timers, and a server that is started again at the same
+            path after this one was killed takes them over.
+        holder: names the process that holds both ends of the FIFO open around this server's life.
+            Timers that were taken over stay armed only if their server had the same holder; else
+            they only report until they are acquired again, since a release may have been lost.
 
     The callbacks run in the server's thread and should return soon.  One that raises is logged.
     """
@@ -54,6 +58,7 @@ class FileTimerServer:
         on_event: Callable[[Event], None] | None = None,
         kill_after: float | None = None,
         journal: bool = True,
+        holder: str | None = None,
     ) -> None:
         if not max_interval > 0:
             raise ValueError(f"max_interval must be a positive number of seconds: {max_interval!r}")
@@ -62,6 +67,7 @@ class FileTimerServer:
         self._daemon = daemon
         self._run_id = run_id
         self._journal = journal
+        self._holder = holder
         self._reporter = EventReporter(log_event, on_event)
         self._lock = threading.RLock()  # held by the loop's passes and by the public methods
         self._watchdog = Watchdog(
@@ -92,14 +98,15 @@ class FileTimerServer:
             raise RuntimeError("this FileTimerServer was started before; stop() it first")
         source = FifoSource(ServerFifo(self._file_path), self._reporter)
         if self._journal:
-            source.open_journal(self._run_id, read_clocks())
+            for worker in source.open_journal(self._run_id, self._holder, read_clocks()):
+                self._watchdog.table.adopt(worker)
         loop = ServerLoop(source, self._lock, self._max_interval)
         thread = threading.Thread(
             target=loop.run, args=(self._watchdog,), name="filetimer-watchdog", daemon=self._daemon
         )
         with self._lock:
             self._loop = loop
-            for worker in self._watchdog.table.workers.values():  # registered before the start
+            for worker in self._watchdog.table.workers.values():  # from before the start
                 loop.watch(worker.process)
         try:
             thread.start()

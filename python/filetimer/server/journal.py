@@ -10,7 +10,7 @@ themselves, whatever they are: nothing in them can be taken for a line of ours, 
 say where those are.  A chunk's line is written after its bytes; if the server died in between,
 there are NULs in its place, and the chunk goes on to the end of the file.
 
-When the file has grown to its bound, it is replaced by a new one that starts with the live timers.
+When the file has grown to its bound, it is replaced by a new one whose first chunk is the state.
 """
 
 from __future__ import annotations
@@ -19,13 +19,23 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from filetimer.server.timers import Now, Worker
-from filetimer.wire.decoder import UNSET, Record
+from filetimer.wire.decoder import UNSET
 
-__all__ = ["CHUNK_LINE", "Journal", "chunk_line", "journal_header"]
+__all__ = [
+    "CHUNK_LINE",
+    "Chunk",
+    "Journal",
+    "JournalError",
+    "State",
+    "boot_id",
+    "chunk_line",
+    "journal_header",
+    "read_journal",
+]
 
 FORMAT = 1
 BOUND = 4 << 20  # bytes at which the file is replaced
@@ -40,13 +50,16 @@ def chunk_line(length: int, now: Now) -> bytes:
 CHUNK_LINE = len(chunk_line(0, Now(0.0, 0.0)))
 
 
-def journal_header(fifo_path: str, run_id: str, now: Now, **server: Any) -> bytes:
-    """The first line: which server writes this, and in which boot of the host."""
+def journal_header(
+    fifo_path: str, run_id: str, now: Now, holder: str | None = None, **server: Any
+) -> bytes:
+    """The first line: which server writes this, in which boot of the host, for which holder."""
     header = {
         "journal": FORMAT,
         "path": fifo_path,
         "run_id": run_id,
         "boot_id": boot_id(),
+        "holder": holder,
         "monotonic": now.monotonic,
         "wall": now.wall,
         "server": server,
@@ -54,21 +67,43 @@ def journal_header(fifo_path: str, run_id: str, now: Now, **server: Any) -> byte
     return json.dumps(header).encode("ascii") + b"\n"
 
 
+class JournalError(ValueError):
+    """The file is not a journal that this version can read."""
+
+
+class Chunk(NamedTuple):
+    """Bytes that a server received at one instant; none: it acted on timers then."""
+
+    now: Now
+    data: bytes
+
+
+class State(NamedTuple):
+    """All that matters of what was received: live timers, and the line that is not finished."""
+
+    workers: Iterable[Worker[Any]] = ()
+    unfinished: bytes = b""
+
+
 class Journal:
     """Writes one journal at ``path``.  Raises OSError when it cannot be made.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; one that is there is replaced, in one step.
         header: its first line (:func:`journal_header`).
+        state: what the server starts with.
+        now: when it starts.
         bound: bytes at which :attr:`is_full` asks for :meth:`compact`.
     """
 
-    def __init__(self, path: str, header: bytes, bound: int = BOUND) -> None:
+    def __init__(
+        self, path: str, header: bytes, state: State, now: Now, bound: int = BOUND
+    ) -> None:
         self.path = path
         self._header = header
         self._bound = bound
-        self._limit = bound
-        self._fd, self._end = self._write_new(b"")
+        self._fd, self._end = self._write_new(state, now)
+        self._limit = max(bound, 4 * self._end)
 
     @property
     def is_full(self) -> bool:
@@ -95,15 +130,10 @@ class Journal:
         os.pwrite(self._fd, chunk_line(0, now), self._end)
         self._end += CHUNK_LINE
 
-    def compact(self, workers: Iterable[Worker[Any]], now: Now) -> None:
-        """Replace the file by one that holds the timers of these workers only."""
-        snapshot = b"".join(
-            _to_line(timer, worker.start_time)
-            for worker in workers
-            for timer in worker.timers.values()
-        )
+    def compact(self, state: State, now: Now) -> None:
+        """Replace the file by one that holds this state only."""
         old = self._fd
-        self._fd, self._end = self._write_new(chunk_line(len(snapshot), now) + snapshot)
+        self._fd, self._end = self._write_new(state, now)
         os.close(old)
         self._limit = max(self._bound, 4 * self._end)
 
@@ -120,14 +150,15 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
 
-    def _write_new(self, chunks: bytes) -> tuple[int, int]:
+    def _write_new(self, state: State, now: Now) -> tuple[int, int]:
         temporary = self.path + ".tmp"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # of a server that died at this point
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags, 0o600)
         try:
-            content = self._header + chunks
+            snapshot = b"".join(_to_lines(state.workers)) + state.unfinished
+            content = self._header + chunk_line(len(snapshot), now) + snapshot
             if os.write(fd, content) != len(content):
                 raise OSError(errno.ENOSPC, "no space for the journal", temporary)
             os.rename(temporary, self.path)
@@ -135,6 +166,38 @@ class Journal:
             os.close(fd)
             raise
         return fd, len(content)
+
+
+def read_journal(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
+    """The header and the chunks of a journal.
+
+    ``now`` stands in for the receipt time of a last chunk whose server died while it wrote.
+    Raises JournalError, and OSError when the file is gone.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    first, newline, rest = content.partition(b"\n")
+    try:
+        header = json.loads(first)
+        if header["journal"] != FORMAT or not newline:
+            raise ValueError(f"format {header['journal']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(f"{path} is not a timer journal that can be read: {error}") from None
+    return header, list(_chunks(rest, now))
+
+
+def _chunks(rest: bytes, now: Now) -> Iterator[Chunk]:
+    position = 0
+    while position < len(rest):
+        line = rest[position : position + CHUNK_LINE]
+        position += CHUNK_LINE
+        try:
+            meta = json.loads(line)
+            length, received = meta["chunk"], Now(meta["monotonic"], meta["wall"])
+        except ValueError:  # its server died, or has not come to writing it yet
+            length, received = len(rest) - position, now
+        yield Chunk(received, rest[position : position + length])
+        position += length
 
 
 def boot_id() -> str:
@@ -146,19 +209,20 @@ def boot_id() -> str:
         return ""
 
 
-def _to_line(timer: Record, start_time: int | None) -> bytes:
-    """The timer as a record that would set it again, for this very process."""
-    record: dict[str, Any] = {
-        "version": 2,
-        "pid": timer.pid,
-        "scope_id": timer.scope_id,
-        "expiration_time": timer.expiration_time,
-        "signal": timer.signal,
-    }
-    if start_time is not None:
-        record["start_time"] = start_time
-    for name in ("deadline", "start_time", "pid_ns", "token"):
-        value = getattr(timer, name)
-        if value is not UNSET:
-            record[name] = value
-    return json.dumps(record).encode("ascii") + b"\n"
+def _to_lines(workers: Iterable[Worker[Any]]) -> Iterator[bytes]:
+    """The timers as records that would set them again, for these very processes."""
+    for worker in workers:
+        for timer in worker.timers.values():
+            record: dict[str, Any] = {
+                "version": 2,
+                "pid": timer.pid,
+                "scope_id": timer.scope_id,
+                "expiration_time": timer.expiration_time,
+                "signal": timer.signal,
+                "deadline": timer.deadline,
+            }
+            if worker.start_time is not None:
+                record["start_time"] = worker.start_time
+            if timer.token is not UNSET:
+                record["token"] = timer.token
+            yield json.dumps(record).encode("ascii") + b"\n"

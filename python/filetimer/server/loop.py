@@ -49,7 +49,7 @@ class Source(Protocol):
         """Timers were due at ``now``, and were acted on."""
 
     def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
-        """The timers of these workers are all that matters of what was received so far."""
+        """These workers, with their timers, are all that matters of what was received so far."""
 
     def close(self) -> None:
         """Let go of it."""

@@ -14,11 +14,12 @@ import os
 import select
 import signal
 import sys
+import time
 from functools import lru_cache
 
 from filetimer.server.timers import Host
 
-__all__ = ["ProcessHandle", "capability", "open_process", "read_stat", "this_host"]
+__all__ = ["ProcessHandle", "capability", "open_process", "read_stat", "started_at", "this_host"]
 
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN = 424, 434  # the same on every Linux architecture
 
@@ -106,6 +107,15 @@ def read_stat(pid: int) -> tuple[str, int] | None:
         return fields[0].decode("ascii"), int(fields[19])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def started_at(process: ProcessHandle) -> float:
+    """When the process started, in monotonic seconds, to a hundredth; -inf where unknown."""
+    if process.start_time is None or not hasattr(time, "CLOCK_BOOTTIME"):
+        return float("-inf")
+    # Start times count from the boot, suspension included; the monotonic clock leaves that out.
+    suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return process.start_time / os.sysconf("SC_CLK_TCK") - suspended
 
 
 def this_host() -> Host:

@@ -177,6 +177,14 @@ class TimerTable(Generic[P]):
         worker.timers.clear()
         return timers
 
+    def adopt(self, worker: Worker[P]) -> None:
+        """Take a worker over from another table, with its timers."""
+        if worker.pid in self.workers:
+            worker.process.close()
+            return
+        self.workers[worker.pid] = worker
+        self._fresh += worker.timers.values()
+
     def forget(self, worker: Worker[P]) -> None:
         """Remove a worker that has exited, and its timers (SPEC S-10)."""
         if self.workers.get(worker.pid) is worker:

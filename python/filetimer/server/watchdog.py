@@ -58,17 +58,18 @@ class Watchdog:
         self.reaper = Reaper(reporter, kill_after)
         self._report = reporter.report
         self._run_id = run_id
+        self._rejections: list[Rejection] = []
         self._watch, self._unwatch = watch, unwatch
         self._before_signal = before_signal
 
     def receive(self, results: Iterable[Record | Rejection], now: Now) -> None:
-        """Apply records in order; report what was rejected (SPEC F-6)."""
-        apply = self.table.apply
+        """Apply records in order.  Rejections are reported by ``enforce``, after the kills."""
+        apply, reject = self.table.apply, self._rejections.append
         for result in results:
             if isinstance(result, Record):
                 apply(result, now)
             else:
-                self._rejected(result)
+                reject(result)
 
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
@@ -77,6 +78,7 @@ class Watchdog:
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
+        self._report_rejections()
         return bool(expiries)
 
     def next_deadline(self) -> float | None:
@@ -147,9 +149,9 @@ class Watchdog:
         except Exception:  # users replace it
             logger.exception("log_debug_info_for_expired_timers raised; the server goes on")
 
-    def _rejected(self, rejection: Rejection) -> None:
-        self._report(
-            events.RECORD_REJECTED,
-            code=rejection.code,
-            detail=f"{rejection.detail}; the line begins {rejection.line!r}",
-        )
+    def _report_rejections(self) -> None:
+        rejections, self._rejections = self._rejections, []
+        for code, detail, line in rejections:  # SPEC F-6
+            self._report(
+                events.RECORD_REJECTED, code=code, detail=f"{detail}; the line begins {line!r}"
+            )

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -34,7 +33,12 @@ _Integer = Annotated[int, Meta(ge=0, lt=2**53)]  # SPEC R-3
 
 
 class Record(msgspec.Struct, gc=False):
-    """One valid record (SPEC section 3).  An optional field that is absent is ``UNSET``."""
+    """One valid record.  An optional field that is absent is ``UNSET``.
+
+    The types below are the table of SPEC section 3 (SPEC R-1).  Fields that are not named here are
+    skipped (SPEC R-6), the last of repeated ones counts (SPEC R-7), and no rule looks at
+    ``version`` (SPEC V-2).
+    """
 
     version: Annotated[int, Meta(ge=1, lt=2**53)]
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -47,8 +51,7 @@ class Record(msgspec.Struct, gc=False):
     token: _Integer | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class Rejection:
+class Rejection(NamedTuple):
     """A line that is not a valid record.
 
     ``code`` is one of SPEC section 5, ``detail`` says what is wrong in words, and ``line`` holds
@@ -89,6 +92,11 @@ class LineDecoder:
         self._partial = b""  # the unfinished line; at most its last MAX_RECEIVED bytes
         self._partial_head: bytes | None = None  # its first bytes, once it is oversize
 
+    @property
+    def unfinished(self) -> bytes:
+        """The line that has not ended yet: at most its last ``MAX_RECEIVED`` bytes."""
+        return self._partial
+
     def feed(self, data: bytes) -> list[Record | Rejection]:
         """Take in bytes of any length; return the records and rejections they complete."""
         data = self._partial + data
@@ -108,9 +116,18 @@ class LineDecoder:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # at least one is bad: judge them one by one
         results: list[Record | Rejection] = []
+        seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
         for line in lines[:-1].split(b"\n"):
-            head, self._partial_head = self._partial_head, None
-            results += judge_line(line, oversize_head=head)
+            if self._partial_head is not None:
+                head, self._partial_head = self._partial_head, None
+                results += judge_line(line, oversize_head=head)
+            elif line in seen:
+                results += seen[line]
+            else:
+                verdict = judge_line(line)
+                if len(verdict) == 1 and isinstance(verdict[0], Rejection):
+                    seen[line] = verdict
+                results += verdict
         return results
 
 
@@ -146,19 +163,31 @@ def decode_line(line: bytes) -> Record:
         raise BadLine("utf8", f"byte {error.start} is not UTF-8") from None
     try:
         return _decode(line)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        return _second_opinion(text, str(error))
+    except msgspec.ValidationError:
+        pass  # some JSON, but no record; or broken behind the first thing that is wrong
+    except (msgspec.DecodeError, RecursionError) as error:
+        if "\\u" not in text:
+            raise BadLine("json", str(error)) from None
+    return _second_opinion(text)
 
 
-def _second_opinion(text: str, complaint: str) -> Record:
-    """Find the code for a line that msgspec refused, or accept half surrogates (SPEC R-8)."""
+def _second_opinion(text: str) -> Record:
+    """Find the code for a line that is no record, or accept half surrogates (SPEC R-8)."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise BadLine("json", complaint) from None
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        value = _decode_half_surrogates(text)
     if not isinstance(value, dict):
         raise BadLine("object", f"a JSON {type(value).__name__} is not a record")
     return record_from(value)
+
+
+def _decode_half_surrogates(text: str) -> Any:
+    """What the standard library's decoder accepts and msgspec's does not."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadLine("json", str(error)) from None
 
 
 def record_from(value: dict[str, Any]) -> Record:

@@ -1,0 +1,100 @@
+"""Run workers on this machine under a timer server, and restart them when one hangs.
+
+CMD is started --workers times, with RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR,
+MASTER_PORT, FILETIMER_PATH, TORCHELASTIC_TIMER_FILE and FILETIMER_RESTART_COUNT (0 at first) in its
+environment, and its standard input closed.  Each line of its output gets the worker's rank in
+front.  PYTHONUNBUFFERED is set unless it was, so that a reaped worker's last words are not lost.
+
+When a worker fails, because it was reaped or by itself, the whole group is stopped (SIGTERM, then
+SIGKILL after --kill-after seconds, to everything that the workers have started), and started anew
+while there are restarts left.
+
+exit status: 0 when all workers end with 0; 124 when the last attempt ended by reaping; else the
+status of the worker that failed, 128+n if signal n ended it; 128+n also when signal n ended us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filetimer.cli.arguments import count, seconds
+from filetimer.cli.errors import cannot_run, require_linux, system_error
+from filetimer.cli.event_option import add_events_option, event_file
+from filetimer.supervisor.job import Job, Plan
+
+__all__ = ["add_arguments", "execute"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument(
+        "--workers", type=count(1), default=1, metavar="N", help="how many workers (default: 1)"
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=count(0),
+        default=0,
+        metavar="K",
+        help="how often the group may be restarted, whatever made it fail (default: 0)",
+    )
+    parser.add_argument(
+        "--path", metavar="P", help="where to make the FIFO (default: in a private directory)"
+    )
+    add_events_option(parser)
+    parser.add_argument(
+        "--kill-after",
+        type=seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds from a signal that asks a worker to end to SIGKILL (default: 5)",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the job; return its exit status."""
+    require_linux()
+    with event_file(options.events) as on_event, _path(options.path) as path:
+        job = Job(
+            Plan(
+                options.command,
+                path,
+                options.workers,
+                options.max_restarts,
+                options.kill_after,
+                on_event,
+            )
+        )
+        try:
+            return job.run()
+        except OSError as error:
+            if error.filename == options.command[0]:
+                raise cannot_run(error) from None
+            raise system_error(f"serve timers at {path}", error) from None
+
+
+@contextmanager
+def _path(path: str | None) -> Iterator[str]:
+    """The given path, or one in a private directory that goes at the end."""
+    if path is not None:
+        yield path
+        return
+    try:
+        directory = tempfile.mkdtemp(prefix="filetimer-", dir=_runtime_directory())
+    except OSError as error:
+        raise system_error("make a private directory", error) from None
+    try:
+        yield os.path.join(directory, "timers")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _runtime_directory() -> str | None:
+    """The user's directory in memory; None, which means the temporary one, where it is missing."""
+    directory = os.environ.get("XDG_RUNTIME_DIR")
+    usable = directory and os.access(directory, os.W_OK | os.X_OK)
+    return directory if usable else None

@@ -1,0 +1,99 @@
+"""Recovery: what a server that died had, from its journal.
+
+Every chunk that the predecessor took from the pipe is in its journal, so replaying the journal into
+an empty table gives the table that it had, or would have had after its last pass.  Three things can
+have changed since, and each is looked at: the host may have booted (no timer survives that), a
+worker may have exited and its pid been given away, and, if nobody held the pipe open in between, a
+release may have been lost with it.  In that last case nobody may be killed on what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from filetimer.server.journal import Chunk, JournalError, boot_id, read_journal
+from filetimer.server.process import ProcessHandle, open_process, started_at
+from filetimer.server.timers import Host, Now, TimerTable, Worker
+from filetimer.wire.decoder import LineDecoder, Record
+
+__all__ = ["Recovered", "disarm", "recover", "replay_table"]
+
+TICK = 0.02  # seconds: start times count in hundredths, and clocks are read one after the other
+
+
+class Recovered(NamedTuple):
+    """The timers of a dead server, and whether they may still kill."""
+
+    workers: list[Worker[ProcessHandle]]
+    unfinished: bytes
+    armed: bool
+
+
+def recover(journal: str, fifo_path: str, holder: str | None, host: Host, now: Now) -> Recovered:
+    """What the server that wrote this journal had; nothing when it has nothing to say.
+
+    ``holder``: who has held the pipe open.  The timers are armed only if it is the one that held
+    it for the predecessor; else they report only, until they are acquired again.
+    """
+    nothing = Recovered([], b"", armed=True)
+    try:
+        header, chunks = read_journal(journal, now)
+    except (OSError, JournalError):
+        return nothing
+    if header["boot_id"] != boot_id() or header["path"] != fifo_path:
+        return nothing
+    table, decoder = replay_table(host, chunks)
+    armed = holder is not None and header["holder"] == holder
+    if not armed:
+        disarm(table)
+    return Recovered(list(table.workers.values()), decoder.unfinished, armed)
+
+
+def disarm(table: TimerTable[ProcessHandle]) -> None:
+    """Let these timers only report, until they are acquired again."""
+    for timer in table.live_timers():
+        timer.signal = min(timer.signal, 0)
+
+
+def replay_table(
+    host: Host, chunks: Sequence[Chunk]
+) -> tuple[TimerTable[ProcessHandle], LineDecoder]:
+    """The table and the decoder that a server had after these chunks.
+
+    Workers that have exited are not in it, nor processes that started after the record that names
+    them was received: those have a recycled pid, whether or not the record says a start time.
+    """
+    received = Now(0.0, 0.0)
+
+    def open_if_old_enough(pid: int) -> ProcessHandle | None:
+        process = open_process(pid)
+        if process is not None and started_at(process) > received.monotonic + TICK:
+            process.close()
+            return None
+        return process
+
+    table: TimerTable[ProcessHandle] = TimerTable(host, open_if_old_enough, _Silent())
+    decoder = LineDecoder()
+    for i, (received, data) in enumerate(chunks):
+        for result in decoder.feed(data):
+            if isinstance(result, Record):
+                table.apply(result, received)
+        # A pass is: receive, apply, act.  That the journal goes on proves that it was completed;
+        # after the last chunk the server may have died before it acted, so that is still to do.
+        if i + 1 < len(chunks):
+            table.expire(received.monotonic)
+    return table, decoder
+
+
+class _Silent:
+    """An observer of a replay: the server has reported all this before."""
+
+    def admitted(self, worker: Worker[ProcessHandle]) -> None:
+        pass
+
+    def refused(self, record: Record, reason: str) -> None:
+        pass
+
+    def exited(self, worker: Worker[ProcessHandle], now: Now) -> None:
+        pass

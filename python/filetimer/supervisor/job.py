@@ -1,0 +1,213 @@
+"""``Job``: a timer server and the worker groups that run under it, one attempt after the other.
+
+The server runs in this process.  An attempt fails when one worker fails; the whole group is then
+stopped, and restarted while there are restarts left, whatever made it fail: torchrun's rule.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from filetimer.client.environment import PATH_VARIABLES
+from filetimer.server import events
+from filetimer.server.events import Event, describe_lateness, describe_signal
+from filetimer.server.file_server import FileTimerServer
+from filetimer.supervisor.children import adopt_orphans
+from filetimer.supervisor.group import Worker, WorkerGroup
+from filetimer.supervisor.relay import Relay
+from filetimer.supervisor.signals import ENDINGS, WaitedSignals
+
+__all__ = ["REAPED", "Job", "Plan"]
+
+REAPED = 124  # exit status when the last attempt ended by reaping, as that of timeout(1)
+MAX_NOTES = 100  # events of an attempt that are told; --events has them all
+
+_TOLD = frozenset(
+    {
+        events.RECORD_REJECTED,
+        events.TIMER_REFUSED,
+        events.KILL_FAILED,
+        events.KILL_ESCALATED,
+        events.WORKER_UNKILLABLE,
+        events.DEGRADED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.  ``kill_after`` is in seconds, from any signal that asks to SIGKILL."""
+
+    command: list[str]
+    path: str
+    workers: int = 1
+    max_restarts: int = 0
+    kill_after: float = 5.0
+    on_event: Callable[[Event], None] | None = None
+
+
+class Job:
+    """Runs a plan.  Make it and run it in the main thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._group: WorkerGroup | None = None
+        self._killed: dict[int, int | None] = {}  # rank by pid, of what was reaped in this attempt
+        self._stuck = False  # something outlives SIGKILL, so that its end may never come
+        self._notes = 0
+
+    def run(self) -> int:
+        """Run all attempts; return the job's exit status.
+
+        Raises OSError, with nothing left behind, when the path cannot be served or the command
+        cannot be run.
+        """
+        adopt_orphans()
+        with WaitedSignals((*ENDINGS, signal.SIGCHLD)) as self._signals:
+            self._relay = Relay()
+            server = FileTimerServer(
+                self._plan.path,
+                f"run-{os.getpid()}",
+                on_event=self._on_event,
+                kill_after=self._plan.kill_after,
+            )
+            try:
+                server.start()
+                return self._attempts(server)
+            finally:
+                server.stop()
+                self._relay.close(2.0)
+
+    def _attempts(self, server: FileTimerServer) -> int:
+        for restart in range(self._plan.max_restarts + 1):
+            if restart:
+                self._say(f"restarting the group (restart {restart} of {self._plan.max_restarts})")
+            status, again = self._attempt(server, restart)
+            if not again:
+                break
+        return status
+
+    def _attempt(self, server: FileTimerServer, restart: int) -> tuple[int, bool]:
+        """Run the group once: its status, and whether another attempt may follow."""
+        plan, port = self._plan, str(_free_port())
+        self._killed, self._notes, self._stuck = {}, 0, False
+        self._group = group = WorkerGroup(
+            plan.command,
+            lambda rank: self._environment(rank, restart, port),
+            plan.workers,
+            self._relay,
+            self._signals,
+        )
+        stop_signal: int = signal.SIGTERM
+        gone = False
+        try:
+            group.start()
+            status, ending = self._watch(group, server)
+            stop_signal = ending or stop_signal
+        finally:
+            gone = group.stop(stop_signal, plan.kill_after)
+            group.close()
+        if not gone:
+            self._say("a process of the group outlives SIGKILL: it sticks in the kernel")
+        again = status != 0 and ending is None and gone  # what it holds, others would wait for
+        if again and group.asked_to_end is not None:
+            return 128 + group.asked_to_end, False
+        return status, again
+
+    def _watch(self, group: WorkerGroup, server: FileTimerServer) -> tuple[int, int | None]:
+        """Wait for the group's result: its status, and the signal that asked us to end."""
+        running = len(group.workers)
+        while running:
+            info = self._signals.wait()
+            if info is not None and info.si_signo != signal.SIGCHLD:
+                self._say(f"{describe_signal(info.si_signo)}: stopping the group")
+                return 128 + info.si_signo, info.si_signo
+            if self._stuck:
+                return REAPED, None
+            for worker in group.see_ended():
+                # It is gone, and so are its timers.  The call also waits for the pass of the
+                # server that may have reaped it: what that did is in self._killed afterwards.
+                server.clear_timers({worker.pid})
+                if worker.status or worker.pid in self._killed:
+                    return self._failure(worker), None
+                running -= 1
+        return 0, None
+
+    def _failure(self, worker: Worker) -> int:
+        """The group's status after its first failure."""
+        leaders = {each.pid for each in self._group.workers} if self._group else set()
+        if leaders & self._killed.keys() or worker.rank in self._killed.values():
+            return REAPED  # also where a peer of the reaped worker was the first to be gone
+        status = worker.status or 0
+        how = describe_signal(status - 128) if status > 128 else f"status {status}"
+        self._say(f"rank {worker.rank} (pid {worker.pid}) ended with {how}")
+        return status
+
+    def _environment(self, rank: int, restart: int, port: str) -> Mapping[str, str]:
+        own = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": self._plan.workers,
+            "LOCAL_WORLD_SIZE": self._plan.workers,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "FILETIMER_RESTART_COUNT": restart,
+            "TORCHELASTIC_RESTART_COUNT": restart,
+            "TORCHELASTIC_MAX_RESTARTS": self._plan.max_restarts,
+            **dict.fromkeys(PATH_VARIABLES, os.path.abspath(self._plan.path)),
+        }
+        # What a reaped worker printed must not be lost with it.
+        return {
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+            **{name: str(value) for name, value in own.items()},
+        }
+
+    def _say(self, text: str) -> None:
+        self._relay.say(f"filetimer: {text}")
+
+    # In the server's thread.
+
+    def _on_event(self, event: Event) -> None:
+        if event.name == events.KILL_WORKER and event.pid is not None:
+            rank = self._group.rank_of(event.pid) if self._group is not None else None
+            self._killed[event.pid] = rank
+            self._say(_reaped(event, rank))
+        elif event.name in _TOLD or _is_report(event):
+            self._note(event)
+        if event.name == events.WORKER_UNKILLABLE:
+            self._stuck = True
+            os.kill(os.getpid(), signal.SIGCHLD)  # wakes the main thread
+        if self._plan.on_event is not None:
+            self._plan.on_event(event)
+
+    def _note(self, event: Event) -> None:
+        self._notes += 1
+        if self._notes <= MAX_NOTES:  # SPEC X-2
+            self._say(event.describe())
+        elif self._notes == MAX_NOTES + 1:
+            self._say("more such events are not shown")
+
+
+def _reaped(event: Event, rank: int | None) -> str:
+    who = f"pid {event.pid}" if rank is None else f"rank {rank} (pid {event.pid})"
+    return (
+        f"{who} was reaped in scope {event.scope_id!r}, {describe_lateness(event.late or 0.0)} "
+        f"({describe_signal(event.signal or 0)})"
+    )
+
+
+def _is_report(event: Event) -> bool:
+    """Whether a timer expired that asks for no signal: its report is all there is (SPEC S-9)."""
+    return event.name == events.TIMER_EXPIRED and (event.signal or 0) <= 0
+
+
+def _free_port() -> int:
+    """A port that is free now, for MASTER_PORT."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,372 @@
+"""The FIFO client against a pipe that the test reads itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import filetimer as timer
+from filetimer.client import pipe as pipe_module
+
+
+class Reader:
+    """Both ends of the FIFO, as a server holds them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if not os.path.exists(path):
+            os.mkfifo(path)
+        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def raw(self) -> bytes:
+        chunks = b""
+        while True:
+            try:
+                chunks += os.read(self.fd, 1 << 20)
+            except BlockingIOError:
+                return chunks
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.raw().splitlines()]
+
+    def fill(self) -> None:
+        filler = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(filler, b"x" * 4095 + b"\n")
+        except BlockingIOError:
+            os.close(filler)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@pytest.fixture
+def reader(fifo_path: str) -> Iterator[Reader]:
+    reader = Reader(fifo_path)
+    yield reader
+    try:
+        reader.close()
+    except OSError:
+        pass
+
+
+@pytest.fixture(params=["nosignal", "masked"])
+def client(
+    request: pytest.FixtureRequest, fifo_path: str, monkeypatch: pytest.MonkeyPatch
+) -> timer.FileTimerClient:
+    """The same tests over both ways of writing without SIGPIPE (SPEC C-3)."""
+    if request.param == "nosignal" and not pipe_module._has_nosignal():
+        pytest.skip("this kernel has no RWF_NOSIGNAL (Linux 6.18)")
+    monkeypatch.setattr(pipe_module, "_has_nosignal", lambda: request.param == "nosignal")
+    return timer.FileTimerClient(fifo_path, timeout=0.2)
+
+
+def own_start_time() -> int:
+    return int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+
+
+def test_acquire_and_release(client: timer.FileTimerClient, reader: Reader) -> None:
+    client.acquire("s", time.time() + 60)
+    client.release("s")
+    acquire, release = reader.records()
+    assert next(iter(acquire)) == "version"
+    assert acquire["pid"] == release["pid"] == os.getpid()
+    assert acquire["signal"] == signal.SIGKILL
+    assert abs(acquire["expiration_time"] - time.time() - 60) < 5
+    assert abs(acquire["deadline"] - time.monotonic() - 60) < 5
+    assert acquire["start_time"] == own_start_time()
+    assert acquire["pid_ns"] == os.stat("/proc/self/ns/pid").st_ino
+    assert "token" not in acquire
+    assert (release["expiration_time"], release["signal"]) == (-1, 0)
+
+
+def test_version_1(fifo_path: str, reader: Reader) -> None:
+    client = timer.FileTimerClient(fifo_path, signal=15, version=1)
+    with timer.expires(60, scope="s", client=client):
+        pass
+    keys = ["version", "pid", "scope_id", "expiration_time", "signal"]
+    assert [list(record) for record in reader.records()] == [keys, keys]
+
+
+def test_each_block_has_a_token_of_its_own(client: timer.FileTimerClient, reader: Reader) -> None:
+    with timer.expires(60, scope="s", client=client), timer.expires(60, scope="s", client=client):
+        pass
+    tokens = [record["token"] for record in reader.records()]
+    assert tokens[0] != tokens[1]
+    assert tokens[2:] == [tokens[1], tokens[0]]
+
+
+def test_extend_keeps_the_token(client: timer.FileTimerClient, reader: Reader) -> None:
+    with timer.expires(60, client=client):
+        timer.extend(600)
+    first, second, last = reader.records()
+    assert first["token"] == second["token"] == last["token"]
+    assert second["deadline"] - first["deadline"] > 500
+
+
+def test_a_record_is_one_write_of_one_line(client: timer.FileTimerClient, reader: Reader) -> None:
+    """SPEC F-1, F-3: what one read gets is whole lines."""
+    for _ in range(20):
+        client.acquire("s\n\"'\\é\u2028", time.time() + 60)
+    lines = reader.raw().split(b"\n")
+    assert lines[-1] == b""
+    assert {json.loads(line)["scope_id"] for line in lines[:-1]} == {"s\n\"'\\é\u2028"}
+
+
+def test_no_server_at_all_is_a_broken_pipe(client: timer.FileTimerClient, fifo_path: str) -> None:
+    with pytest.raises(BrokenPipeError, match="no timer server"):
+        client.acquire("s", time.time() + 60)
+    assert not os.path.exists(fifo_path)  # SPEC T-2
+
+
+def test_a_server_may_turn_up_after_its_client(fifo_path: str) -> None:
+    client = timer.FileTimerClient(fifo_path, timeout=20)
+    late: list[Reader] = []
+    starter = threading.Timer(0.2, lambda: late.append(Reader(fifo_path)))
+    starter.start()
+    client.acquire("s", time.time() + 60)
+    starter.join()
+    assert len(late[0].records()) == 1
+    late[0].close()
+
+
+def test_a_server_that_is_gone_is_a_broken_pipe(
+    client: timer.FileTimerClient, reader: Reader
+) -> None:
+    client.acquire("s", time.time() + 60)
+    reader.close()
+    with pytest.raises(BrokenPipeError, match="not acquired"):
+        client.acquire("s", time.time() + 60)
+
+
+def test_a_release_without_a_server_is_logged_once(
+    client: timer.FileTimerClient, reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC C-2."""
+    caplog.set_level(logging.WARNING, "filetimer")
+    with timer.expires(60, client=client):
+        reader.close()
+    client.release("s")
+    client.release("s")
+    assert len(caplog.records) == 1
+    assert "not released" in caplog.text
+
+
+def test_the_descriptor_keeps_its_number_when_the_server_comes_back(
+    client: timer.FileTimerClient, reader: Reader, fifo_path: str
+) -> None:
+    """SPEC C-5."""
+    client.acquire("s", time.time() + 60)
+    number = client._pipe._fd
+    reader.close()
+    os.unlink(fifo_path)
+    with pytest.raises(BrokenPipeError):
+        client.acquire("s", time.time() + 60)
+    back = Reader(fifo_path)
+    client.acquire("s", time.time() + 60)
+    assert client._pipe._fd == number
+    assert not os.get_inheritable(number)
+    assert len(back.records()) == 1
+    back.close()
+
+
+def test_a_full_pipe_is_waited_for_but_not_forever(
+    client: timer.FileTimerClient, reader: Reader
+) -> None:
+    """SPEC C-1."""
+    client.acquire("s", time.time() + 60)
+    reader.fill()
+    with pytest.raises(BrokenPipeError, match="full"):
+        client.acquire("s", time.time() + 60)
+    drain = threading.Timer(0.05, reader.raw)
+    client.timeout = 20
+    drain.start()
+    client.acquire("s", time.time() + 60)
+    drain.join()
+
+
+def test_a_release_waits_for_no_more_than_its_timer_has_left(
+    client: timer.FileTimerClient, reader: Reader
+) -> None:
+    handle = client.begin("s", 0.3)
+    reader.fill()
+    handle.end()  # comes back without an error although nobody ever reads
+    handle = None  # type: ignore[assignment]
+    reader.raw()
+
+
+def test_async_code_does_not_block_its_loop_on_a_full_pipe(
+    client: timer.FileTimerClient, reader: Reader
+) -> None:
+    client.acquire("s", time.time() + 60)
+    client.timeout = 20
+    reader.fill()
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.001)
+            ticks += 1
+            if ticks == 20:
+                reader.raw()
+
+    async def main() -> None:
+        ticker = asyncio.create_task(tick())
+        async with timer.expires(60, client=client):
+            assert ticks >= 20
+        ticker.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_long_scope_is_a_runtime_error(client: timer.FileTimerClient, reader: Reader) -> None:
+    with pytest.raises(RuntimeError, match="shorter scope"):
+        client.acquire("x" * 5000, time.time() + 60)
+    assert reader.raw() == b""
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_expiration_time_is_checked(client: timer.FileTimerClient, value: float) -> None:
+    with pytest.raises(ValueError, match="finite Unix time"):
+        client.acquire("s", value)
+
+
+def test_an_empty_scope_is_refused(client: timer.FileTimerClient) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        client.acquire("", time.time() + 60)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "socket"])
+def test_what_is_not_a_fifo_is_refused(
+    client: timer.FileTimerClient, fifo_path: str, kind: str
+) -> None:
+    """SPEC C-4: and nothing is written to it."""
+    if kind == "file":
+        open(fifo_path, "w").close()
+    elif kind == "directory":
+        os.mkdir(fifo_path)
+    else:
+        socket.socket(socket.AF_UNIX).bind(fifo_path)
+    with pytest.raises(BrokenPipeError, match="not acquired"):
+        client.acquire("s", time.time() + 60)
+    assert kind != "file" or os.path.getsize(fifo_path) == 0
+
+
+def test_a_fifo_of_a_stranger_is_refused(
+    client: timer.FileTimerClient, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC C-4.  The FIFO's owner stays; it is we who become somebody else."""
+    if os.geteuid() == 0:
+        os.chown(reader.path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(BrokenPipeError, match="stranger"):
+        client.acquire("s", time.time() + 60)
+
+
+def test_sigpipe_never_kills_even_where_it_is_not_ignored(fifo_path: str, reader: Reader) -> None:
+    """SPEC C-3, in a process of its own, over both ways of writing."""
+    code = """
+import os, signal, sys, time
+import filetimer as timer
+from filetimer.client import pipe
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+if sys.argv[1] == "masked":
+    pipe._has_nosignal = lambda: False
+client = timer.FileTimerClient(os.environ["P"], timeout=0.1)
+client.acquire("s", time.time() + 60)
+input()
+for _ in range(3):
+    try:
+        client.acquire("s", time.time() + 60)
+    except BrokenPipeError:
+        print("broken", flush=True)
+assert signal.SIGPIPE not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+assert signal.SIGPIPE not in signal.sigpending()
+"""
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, way], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True, env={**os.environ, "P": fifo_path})
+        for way in ("nosignal", "masked")
+    ]  # fmt: skip
+    seen = b""
+    while seen.count(b"\n") < 2:
+        seen += reader.raw()
+        time.sleep(0.01)
+    reader.close()
+    for worker in workers:
+        out, _ = worker.communicate("\n", timeout=60)
+        assert (worker.returncode, out.split()) == (0, ["broken"] * 3)
+
+
+class TestFork:
+    """SPEC C-6."""
+
+    def in_child(self, action: Any) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                action()
+                os._exit(0)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    def test_a_child_writes_its_own_pid_and_start_time(
+        self, client: timer.FileTimerClient, reader: Reader
+    ) -> None:
+        client.acquire("parent", time.time() + 60)
+        time.sleep(0.05)  # start times tick in hundredths of a second
+        self.in_child(lambda: client.acquire("child", time.time() + 60))
+        parent, child = reader.records()
+        assert parent["pid"] == os.getpid() != child["pid"]
+        assert child["start_time"] > parent["start_time"]
+
+    def test_a_child_does_not_end_its_parents_timer(
+        self, client: timer.FileTimerClient, reader: Reader
+    ) -> None:
+        handle = client.begin("s", 60)
+        self.in_child(handle.end)
+        self.in_child(lambda: handle.extend(600))
+        assert len(reader.records()) == 1
+
+    def test_a_child_that_reused_the_number_keeps_its_file(
+        self, client: timer.FileTimerClient, reader: Reader, tmp_path: Any
+    ) -> None:
+        client.acquire("parent", time.time() + 60)
+        file = tmp_path / "checkpoint"
+
+        def child() -> None:
+            os.close(client._pipe._fd)
+            fd = os.open(file, os.O_RDWR | os.O_CREAT)
+            assert fd == client._pipe._fd
+            client.acquire("child", time.time() + 60)
+
+        self.in_child(child)
+        assert file.read_bytes() == b""
+        assert [record["scope_id"] for record in reader.records()] == ["parent", "child"]
+
+    def test_tokens_of_parent_and_child_differ(self) -> None:
+        from filetimer.client.tokens import new_token
+
+        reader, writer = os.pipe()
+        self.in_child(lambda: os.write(writer, str(new_token()).encode()))
+        assert abs(int(os.read(reader, 100)) - new_token()) > 1000
+        os.close(reader), os.close(writer)

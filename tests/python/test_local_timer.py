@@ -1,0 +1,154 @@
+"""``LocalTimerServer`` and ``LocalTimerClient`` over real queues and every start method."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import PATIENCE, EventList, eventually
+
+import filetimer as timer
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+def hang(queue: Any) -> None:
+    timer.configure(timer.LocalTimerClient(queue))
+    with timer.expires(after=0.3, scope="stuck"):
+        time.sleep(600)
+
+
+def behave(queue: Any) -> None:
+    timer.configure(timer.LocalTimerClient(queue))
+    for _ in range(3):
+        with timer.expires(after=0.4, scope="outer"), timer.expires(after=600, scope="outer"):
+            time.sleep(0.01)
+    time.sleep(0.6)
+
+
+def nested(queue: Any) -> None:
+    timer.configure(timer.LocalTimerClient(queue))
+    with timer.expires(after=0.3, scope="s"), timer.expires(after=600, scope="s"):
+        time.sleep(600)
+
+
+def leave(queue: Any) -> None:
+    timer.LocalTimerClient(queue).acquire("left", time.time() + 0.5)
+
+
+@pytest.fixture(params=METHODS)
+def context(request: pytest.FixtureRequest) -> Any:
+    return mp.get_context(request.param)
+
+
+@pytest.fixture
+def queue(context: Any) -> Any:
+    return context.Queue()
+
+
+@pytest.fixture
+def server(queue: Any, events: EventList) -> Iterator[timer.LocalTimerServer]:
+    server = timer.LocalTimerServer(queue, max_interval=1, on_event=events)
+    server.start()
+    yield server
+    server.stop()
+
+
+def run(context: Any, target: Any, queue: Any) -> int:
+    process = context.Process(target=target, args=(queue,))
+    process.start()
+    process.join(3 * PATIENCE)
+    return int(process.exitcode)
+
+
+def test_a_hung_worker_is_killed(
+    context: Any, queue: Any, server: timer.LocalTimerServer, events: EventList
+) -> None:
+    assert run(context, hang, queue) == -signal.SIGKILL
+    (died,) = events.wait_for("worker died")
+    assert died.scope_id == "stuck"
+
+
+def test_a_worker_that_releases_lives(
+    context: Any, queue: Any, server: timer.LocalTimerServer, events: EventList
+) -> None:
+    assert run(context, behave, queue) == 0
+    assert events.named("timer expired") == []
+
+
+def test_an_inner_block_does_not_hide_the_outer(
+    context: Any, queue: Any, server: timer.LocalTimerServer
+) -> None:
+    assert run(context, nested, queue) == -signal.SIGKILL
+
+
+def test_a_worker_that_exits_is_forgotten(
+    context: Any, queue: Any, server: timer.LocalTimerServer, events: EventList
+) -> None:
+    assert run(context, leave, queue) == 0
+    eventually(lambda: events.named("worker exited") or events.named("timer refused"))
+    assert events.named("kill worker process") == []
+
+
+def test_a_managers_queue_will_do() -> None:
+    with mp.get_context("spawn").Manager() as manager:
+        queue = manager.Queue()
+        server = timer.LocalTimerServer(queue)
+        server.start()
+        assert run(mp.get_context("spawn"), hang, queue) == -signal.SIGKILL
+        server.stop()
+        eventually(lambda: threading.active_count() == 1)
+
+
+def test_stop_is_immediate_and_leaves_nothing() -> None:
+    queue: Any = mp.get_context("spawn").Queue()
+    before = (set(os.listdir("/proc/self/fd")), threading.active_count())
+    server = timer.LocalTimerServer(queue, max_interval=3600, daemon=False)
+    server.start()
+    with pytest.raises(RuntimeError, match="stop"):
+        server.start()
+    started = time.monotonic()
+    server.stop()
+    server.stop()
+    assert time.monotonic() - started < 60
+    assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_the_public_methods(events: EventList) -> None:
+    context = mp.get_context("spawn")
+    server = timer.LocalTimerServer(context.Queue(), on_event=events)
+    process = context.Process(target=time.sleep, args=(600,))
+    process.start()
+    pid = process.pid
+    request = timer.TimerRequest(pid, "s", time.time() + 60)
+    server.register_timers([request])
+    assert server.get_expired_timers(time.time()) == {}
+    assert server.get_expired_timers(time.time() + 120) == {pid: [request]}
+    server.clear_timers({pid, 999_999})
+    assert server.get_expired_timers(time.time() + 120) == {}
+    server.register_timers([request, timer.TimerRequest("not a pid", "s", 1.0)])
+    assert server._reap_worker(pid) is True
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    assert server._reap_worker(999_999) is True
+
+
+def test_the_request_queue() -> None:
+    queue: Any = mp.get_context("spawn").Queue()
+    requests = timer.MultiprocessingRequestQueue(queue)
+    assert requests.get(5, 0.01) == []
+    for i in range(3):
+        queue.put(timer.TimerRequest(i, "s", 1.0))
+    eventually(lambda: requests.size() == 3)
+    got: list[Any] = []
+    while len(got) < 3:  # the queue's own thread may lag behind its count
+        batch = requests.get(2, PATIENCE)
+        assert 1 <= len(batch) <= 2
+        got += [request.worker_id for request in batch]
+    assert got == [0, 1, 2]
