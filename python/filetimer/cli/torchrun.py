@@ -6,6 +6,7 @@ Arguments, output and exit status are torchrun's: its own ``main`` runs here, in
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 __all__ = ["main"]
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     2, with a sentence on standard error: torch cannot be imported.
     """
     try:
+        importlib.import_module("torch")
         run = importlib.import_module("torch.distributed.run")
         importlib.import_module(AGENT)  # so that its compatibility can be checked
     except ImportError as error:
@@ -26,9 +28,17 @@ def main(argv: list[str]) -> int:
         return 2
     from filetimer import torchelastic
 
+    _log_to_stderr()
     torchelastic.enable()
     sys.argv = ["torchrun", *argv]  # its messages are to name it
     return _status(run.main())
+
+
+def _log_to_stderr() -> None:
+    """What the server says belongs beside what torchrun says."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("filetimer").addHandler(handler)
 
 
 def _cure(error: ImportError) -> str:
