@@ -36,6 +36,7 @@ logger = logging.getLogger("filetimer")
 TIMER_PACKAGE = "torch.distributed.elastic.timer"
 AGENT_MODULE = "torch.distributed.elastic.agent.server.local_elastic_agent"
 ENABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
+PATH = "FILETIMER_PATH"  # goes before TORCHELASTIC_TIMER_FILE in every client (SPEC T-1)
 
 
 def enable() -> bool:
@@ -45,7 +46,7 @@ def enable() -> bool:
     ``filetimer run`` is not the one that the workers of this process are to talk to.
     """
     os.environ[ENABLE] = "1"
-    os.environ.pop("FILETIMER_PATH", None)
+    os.environ.pop(PATH, None)
     return install()
 
 
@@ -116,6 +117,8 @@ class FileTimerServer(file_server.FileTimerServer):
 
     It takes the same arguments.  What it adds: a path that cannot be served is logged and does not
     raise; a worker that is reaped is named in the log by its rank, and in torch's failure report.
+    While it serves, FILETIMER_PATH tells the workers, who inherit it, that the server is ours: a
+    client that knows only TORCHELASTIC_TIMER_FILE has to reckon with torch's.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class FileTimerServer(file_server.FileTimerServer):
         """Serve in a thread.  When that cannot be, the log says why, and no worker is guarded."""
         try:
             super().start()
+            os.environ[PATH] = self._file_path
         except (OSError, RuntimeError) as error:
             logger.error(
                 "filetimer: no worker of this agent is guarded, timers cannot be served: %s", error
@@ -157,6 +161,8 @@ class FileTimerServer(file_server.FileTimerServer):
 
     def stop(self) -> None:
         """Stop serving, at once.  May be called again."""
+        if os.environ.get(PATH) == self._file_path:
+            del os.environ[PATH]
         super().stop()
         self._callback.raise_signal()
 

@@ -296,6 +296,18 @@ def test_a_path_that_cannot_be_served_is_logged(
     assert (tmp_path / "file").read_text() == "data"
 
 
+def test_workers_are_told_that_the_server_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILETIMER_PATH", "/of/an/outer/server")
+    path = str(tmp_path / "f")
+    server = torchelastic.FileTimerServer(path, "x")
+    server.start()
+    assert os.environ["FILETIMER_PATH"] == path
+    server.stop()
+    assert "FILETIMER_PATH" not in os.environ
+
+
 def test_the_signals_of_the_agent_come_through_the_callback(tmp_path: Path) -> None:
     class SignalException(Exception):
         """torch's handlers raise one of this name in the main thread, wherever that is."""

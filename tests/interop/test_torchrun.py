@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from torch_jobs import (
@@ -24,6 +26,7 @@ from torch_jobs import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 PLAIN = worker("plain")
+INCLUDE = Path(__file__).parents[2] / "c" / "include"
 
 
 def finished(result: Result) -> Result:
@@ -186,17 +189,28 @@ def test_the_agent_ends_when_told_to_while_timers_expire(job: Job, ahead: float)
 
 
 def test_every_kind_of_client_is_served_in_one_job(job: Job) -> None:
-    result = finished(job.run(TORCHRUN, *one_host(4, 4), PLAIN, "mixed", job.directory, **OURS))
-    scopes = [
-        re.search(r"reaped rank (\d) .*its timer (.*) expired", line) for line in reaped(result)
-    ]
-    assert [match and match.groups() for match in scopes] == [
-        ("0", "'our version 2'"),
-        ("1", "'our version 1'"),
-        ("2", '"torch\'s own"'),
-        ("3", '"ours in torch\'s expires"'),
+    kinds = ["'our version 2'", "'our version 1'", '"torch\'s own"', '"ours in torch\'s expires"']
+    environment = dict(OURS)
+    if (INCLUDE / "filetimer.hpp").exists():
+        kinds.append("'in C++'")
+        environment["TEST_NATIVE"] = str(compiled(worker("native_guard"), job.directory))
+    ranks = len(kinds)
+    arguments = [*one_host(ranks, ranks), PLAIN, "mixed", job.directory]
+    result = finished(job.run(TORCHRUN, *arguments, timeout=120, **environment))
+    pattern = r"reaped rank (\d) .*its timer (.*) expired"
+    found = [re.search(pattern, line) for line in reaped(result)]
+    assert [match and match.groups() for match in found] == [
+        (str(rank), scope) for rank, scope in enumerate(kinds)
     ]
     job.assert_clean()
+
+
+def compiled(stem: Path, directory: Path) -> Path:
+    """The shared object made from a C++ source with our header."""
+    library = directory / "native.so"
+    options = ["-std=c++17", "-shared", "-fPIC", f"-I{INCLUDE}", "-o", str(library)]
+    subprocess.run(["c++", *options, str(stem.with_suffix(".cpp"))], check=True)
+    return library
 
 
 def test_redirected_streams(job: Job) -> None:

@@ -48,7 +48,7 @@ def main() -> None:
     agent = LocalElasticAgent(spec, DefaultLogsSpecs(), start_method)
     result = agent.run()
     server.stop()
-    print("results", result.return_values, file=sys.stderr)
+    print("results", dict(sorted(result.return_values.items())), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def terminated(directory: Path, seconds: str) -> None:
 
 
 def mixed(directory: Path) -> None:
-    """Four kinds of client; in attempt n, the one of rank n hangs."""
-    guard = (guard_2, guard_1, guard_torch, guard_plain)[RANK]
+    """Several kinds of client; in attempt n, the one of rank n hangs."""
+    guard = (guard_2, guard_1, guard_torch, guard_plain, guard_native)[RANK]
     for _ in range(3):
         guard(60, lambda: None)
     if ATTEMPT == RANK:
@@ -116,6 +116,17 @@ def guard_plain(after: float, body) -> None:
     from torch.distributed.elastic import timer
 
     with timer.expires(after, "ours in torch's expires", filetimer.FileTimerClient(TIMER_FILE)):
+        body()
+
+
+def guard_native(after: float, body) -> None:
+    """C++ code with our header: it guards the block itself, and gets stuck itself."""
+    native = ctypes.PyDLL(os.environ["TEST_NATIVE"])
+    native.guarded_block.argtypes = [ctypes.c_double, ctypes.c_int]
+    if body is stuck:
+        native.guarded_block(after, 1)
+    else:
+        native.guarded_block(after, 0)
         body()
 
 

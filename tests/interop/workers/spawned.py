@@ -33,4 +33,4 @@ if __name__ == "__main__":
         monitor_interval=0.05,
         start_method="spawn",
     )
-    print("results", elastic_launch(config, train)(), file=sys.stderr)
+    print("results", dict(sorted(elastic_launch(config, train)().items())), file=sys.stderr)
