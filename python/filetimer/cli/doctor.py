@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from filetimer.cli.errors import require_linux
 from filetimer.client.environment import path_from_env
 from filetimer.client.pipe import _has_nosignal
+from filetimer.runtime import VARIABLE, runtime_directory
 from filetimer.server import events, process
 from filetimer.server.events import Event, describe_lateness
 from filetimer.server.file_server import FileTimerServer
@@ -197,15 +198,20 @@ def _timer_slack() -> Finding:
     return _ok("timer slack can be set: deadlines are met to some 0.05 ms")
 
 
-def _memory_directory() -> Finding:
-    for directory in filter(None, (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm")):
-        if os.access(directory, os.W_OK | os.X_OK) and _is_tmpfs(directory):
-            free = os.statvfs(directory)
-            return _ok(f"{directory}, {free.f_bavail * free.f_frsize >> 20} MiB free")
+def _runtime() -> Finding:
+    """Servers make it when they start; so does this check."""
+    try:
+        directory = runtime_directory(create=True)
+    except OSError as error:
+        remedy = f"set {VARIABLE} to a directory of your own, in memory"
+        return DEGRADED, f"there is no private runtime directory: {error}", remedy
+    free = os.statvfs(directory)
+    if _is_in_memory(directory):
+        return _ok(f"{directory}, in memory, {free.f_bavail * free.f_frsize >> 20} MiB free")
     return (
         DEGRADED,
-        "no writable directory in memory: files of a server land on a disk that may stall",
-        "mount a tmpfs at /dev/shm, or set XDG_RUNTIME_DIR",
+        f"{directory} lies on a disk, which may stall",
+        f"mount a tmpfs at /dev/shm, or set {VARIABLE} to a directory on one",
     )
 
 
@@ -302,7 +308,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "pid namespace": _pid_namespace,
     "time namespace": _time_namespace,
     "timer slack": _timer_slack,
-    "memory directory": _memory_directory,
+    "runtime directory": _runtime,
     "child processes": _children,
     "trial": _trial,
     "server": _server,
@@ -317,7 +323,7 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _is_tmpfs(path: str) -> bool:
+def _is_in_memory(path: str) -> bool:
     mounts = [line.split() for line in (_read("/proc/self/mounts") or "").splitlines()]
     real = os.path.realpath(path)
     covering = [m for m in mounts if os.path.commonpath([real, m[1]]) == m[1]]

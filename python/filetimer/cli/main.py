@@ -40,6 +40,9 @@ COMMANDS = {
         "filetimer.cli.torchrun", "torchrun, with a timer server in its agent", parses_itself=True
     ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
+    "conformance": Command(
+        "filetimer.conformance.cli", "try an implementation of the protocol", True
+    ),
     "doctor": Command("filetimer.cli.doctor", "say what this host offers, and what to mend"),
 }
 

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
-from filetimer.supervisor.job import Job, Plan
+from filetimer.runtime import runtime_directory
+from filetimer.supervisor.job import CannotServe, Job, Plan
 
 __all__ = ["add_arguments", "execute"]
 
@@ -59,22 +60,22 @@ def execute(options: argparse.Namespace) -> int:
     """Run the job; return its exit status."""
     require_linux()
     with event_file(options.events) as on_event, _path(options.path) as path:
-        job = Job(
-            Plan(
-                options.command,
-                path,
-                options.workers,
-                options.max_restarts,
-                options.kill_after,
-                on_event,
-            )
+        plan = Plan(
+            options.command,
+            path,
+            options.workers,
+            options.max_restarts,
+            options.kill_after,
+            on_event,
         )
         try:
-            return job.run()
+            return Job(plan).run()
+        except CannotServe as error:
+            raise system_error(f"serve timers at {path}", error.reason) from None
         except OSError as error:
             if error.filename == options.command[0]:
                 raise cannot_run(error) from None
-            raise system_error(f"serve timers at {path}", error) from None
+            raise system_error("start the workers", error) from None
 
 
 @contextmanager
@@ -84,17 +85,10 @@ def _path(path: str | None) -> Iterator[str]:
         yield path
         return
     try:
-        directory = tempfile.mkdtemp(prefix="filetimer-", dir=_runtime_directory())
+        directory = tempfile.mkdtemp(prefix="run-", dir=runtime_directory(create=True))
     except OSError as error:
         raise system_error("make a private directory", error) from None
     try:
         yield os.path.join(directory, "timers")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _runtime_directory() -> str | None:
-    """The user's directory in memory; None, which means the temporary one, where it is missing."""
-    directory = os.environ.get("XDG_RUNTIME_DIR")
-    usable = directory and os.access(directory, os.W_OK | os.X_OK)
-    return directory if usable else None

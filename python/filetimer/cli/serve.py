@@ -1,17 +1,22 @@
 """Serve timers at PATH in the foreground, until SIGINT, SIGTERM or SIGHUP.
 
-Workers are told of it by FILETIMER_PATH=PATH.  Each event is one line on standard error.
+Workers are told of it by FILETIMER_PATH=PATH.  Each event is one line on standard error.  The
+server is a child of this process, which holds the pipe: a server that dies is replaced by one that
+knows the same timers.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import time
+from collections.abc import Callable
 
 from filetimer.cli.arguments import seconds
 from filetimer.cli.errors import require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
-from filetimer.server.file_server import FileTimerServer
+from filetimer.server.event_file import EventFile
+from filetimer.server.events import Event, EventLog
+from filetimer.supervisor.held_server import HeldServer, ServerOptions
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import ENDINGS, WaitedSignals
 
@@ -43,14 +48,12 @@ def execute(options: argparse.Namespace) -> int:
     """Serve until a signal asks for the end; return 0."""
     require_linux()
     with event_file(options.events) as on_event, WaitedSignals(ENDINGS) as signals:
-        server = FileTimerServer(
+        relay = Relay()
+        server = HeldServer(
             options.path,
-            "serve",
-            options.max_interval,
-            on_event=on_event,
-            kill_after=options.kill_after,
+            ServerOptions("serve", options.max_interval, options.kill_after),
+            _sink(relay, on_event),
         )
-        log = _log_to(Relay())
         try:
             server.start()
             signals.wait()
@@ -58,28 +61,17 @@ def execute(options: argparse.Namespace) -> int:
             raise system_error(f"serve timers at {options.path}", error) from None
         finally:
             server.stop()
-            log.relay.close(2.0)
+            relay.close(2.0)
     return 0
 
 
-class _RelayHandler(logging.Handler):
-    """Hands log lines to a relay: a terminal that stands still must not stop the server."""
+def _sink(relay: Relay, file: EventFile | None) -> Callable[[Event], None]:
+    """Where events go: a line for people, through a relay that never waits, and the file."""
+    log = EventLog(lambda level, text: relay.say(f"{time.strftime('%F %T')} filetimer: {text}"))
 
-    def __init__(self, relay: Relay) -> None:
-        super().__init__()
-        self.relay = relay
+    def on_event(event: Event) -> None:
+        log(event)
+        if file is not None:
+            file(event)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.module != "debug_info_logging":  # what it says, the events say as well
-            self.relay.say(self.format(record))
-
-
-def _log_to(relay: Relay) -> _RelayHandler:
-    """Show the server's log, which limits the rate of rejections (SPEC X-2)."""
-    handler = _RelayHandler(relay)
-    handler.setFormatter(logging.Formatter("%(asctime)s filetimer: %(message)s"))
-    logger = logging.getLogger("filetimer")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    return handler
+    return on_event

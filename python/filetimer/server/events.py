@@ -16,7 +16,7 @@ import msgspec
 
 from filetimer.requests import FileTimerRequest
 
-__all__ = ["Event", "EventReporter", "describe_lateness", "describe_signal"]
+__all__ = ["Event", "EventLog", "EventReporter", "describe_lateness", "describe_signal"]
 
 logger = logging.getLogger("filetimer")
 
@@ -35,6 +35,7 @@ KILL_ESCALATED = "kill escalated"
 WORKER_UNKILLABLE = "worker unkillable"
 DEGRADED = "server degraded"
 RECOVERED = "server recovered"
+SERVER_DIED = "server died"
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +60,11 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         """The fields that apply, for JSON."""
         fields = msgspec.structs.asdict(self)
         return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Event:
+        """The event that :meth:`to_dict` took apart."""
+        return msgspec.convert(fields, cls)
 
     def describe(self) -> str:
         """The event in one line, for people."""
@@ -104,25 +110,55 @@ def describe_lateness(late: float) -> str:
 LogEvent = Callable[[str, "FileTimerRequest | None"], None]
 
 
+class EventLog:
+    """Writes events as lines of text.
+
+    Rejections and refusals are written at most ``max_logged`` times in ``interval`` seconds; how
+    many were left out is written later (SPEC X-2).  ``write`` gets a level of ``logging`` and the
+    text.
+    """
+
+    def __init__(
+        self, write: Callable[[int, str], None], max_logged: int = 10, interval: float = 10.0
+    ) -> None:
+        self._write = write
+        self._max_logged, self._interval = max_logged, interval
+        self._window_start, self._logged, self._suppressed = 0.0, 0, 0
+
+    def __call__(self, event: Event) -> None:
+        """Write one event, or count it as left out."""
+        if event.name in (RECORD_REJECTED, TIMER_REFUSED) and not self._may_log(event.time):
+            return
+        routine = event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
+        self._write(logging.INFO if routine else logging.WARNING, event.describe())
+
+    def _may_log(self, now: float) -> bool:
+        if now - self._window_start >= self._interval:
+            if self._suppressed:
+                self._write(logging.WARNING, f"{self._suppressed} more rejections were not logged")
+            self._window_start, self._logged, self._suppressed = now, 0, 0
+        self._logged += 1
+        if self._logged > self._max_logged:
+            self._suppressed += 1
+            return False
+        return True
+
+
 class EventReporter:
     """Hands every event to the log and to the callbacks.
 
-    Rejections and refusals are written to the log at most ``max_logged`` times in ``interval``
-    seconds (SPEC X-2); ``counts`` counts every event by name and code.
+    ``counts`` counts every event by name and code.
     """
 
     def __init__(
         self,
         log_event: LogEvent | None = None,
         on_event: Callable[[Event], None] | None = None,
-        max_logged: int = 10,
-        interval: float = 10.0,
     ) -> None:
         self.counts: dict[tuple[str, str | None], int] = {}
+        self._log = EventLog(logger.log)
         self._log_event = log_event
         self._on_event = on_event
-        self._max_logged, self._interval = max_logged, interval
-        self._window_start, self._logged, self._suppressed = 0.0, 0, 0
 
     def report(self, name: str, **fields: Any) -> None:
         """Report one event; ``fields`` are those of :class:`Event`."""
@@ -134,23 +170,6 @@ class EventReporter:
             _call(self._log_event, event.name, event.request())
         if self._on_event is not None:
             _call(self._on_event, event)
-
-    def _log(self, event: Event) -> None:
-        if event.name in (RECORD_REJECTED, TIMER_REFUSED) and not self._may_log(event.time):
-            return
-        routine = event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
-        logger.log(logging.INFO if routine else logging.WARNING, "%s", event.describe())
-
-    def _may_log(self, now: float) -> bool:
-        if now - self._window_start >= self._interval:
-            if self._suppressed:
-                logger.warning("%d more rejections were not logged", self._suppressed)
-            self._window_start, self._logged, self._suppressed = now, 0, 0
-        self._logged += 1
-        if self._logged > self._max_logged:
-            self._suppressed += 1
-            return False
-        return True
 
 
 def _call(callback: Callable[..., None], *arguments: Any) -> None:

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 
-__all__ = ["ServerFifo"]
+__all__ = ["HeldFifo", "ServerFifo"]
 
 MODE = 0o600
 LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
@@ -23,30 +23,22 @@ LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
 CAPACITY = 1 << 18
 
 
-class ServerFifo:
-    """The FIFO at ``path``, made if it is not there, locked, and open at both ends.
+class HeldFifo:
+    """The FIFO at ``path``, made if it is not there, and open at both ends.
+
+    While it is held, nothing that is in the pipe is lost, and no client sees its server gone.
 
     Raises:
         FileExistsError: the path holds something else than a FIFO of this user.
-        BlockingIOError: another live server serves the path.
         OSError: the directory is missing, or not writable.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, lock: bool = False) -> None:
         self.path = os.path.abspath(path)
-        self.fd, self._made = _open_locked(self.path)
-        self.owner = os.fstat(self.fd).st_uid
-        self.capacity = _grow(self.fd)
-
-    def read(self) -> bytes:
-        """Everything that is in the pipe now: one read takes it all out, and no more."""
-        try:
-            return os.read(self.fd, self.capacity)
-        except BlockingIOError:
-            return b""
+        self.fd, self._made = _open_or_make(self.path, lock)
 
     def close(self) -> None:
-        """Close and unlock; remove the FIFO if this object made it and it is still at its path."""
+        """Close it; remove the FIFO if this object made it and it is still at its path."""
         if self.fd < 0:
             return
         if self._made and _is_at(self.path, self.fd):
@@ -63,27 +55,46 @@ class ServerFifo:
             self.fd = -1
 
 
-def _open_locked(path: str) -> tuple[int, bool]:
-    """Descriptor of the locked FIFO at ``path``, and whether it was made here."""
+class ServerFifo(HeldFifo):
+    """A FIFO that is read, by one server only: it is locked.
+
+    Raises BlockingIOError when another live server serves the path, and as :class:`HeldFifo`.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, lock=True)
+        self.capacity = _grow(self.fd)
+
+    def read(self) -> bytes:
+        """Everything that is in the pipe now: one read takes it all out, and no more."""
+        try:
+            return os.read(self.fd, self.capacity)
+        except BlockingIOError:
+            return b""
+
+
+def _open_or_make(path: str, lock: bool) -> tuple[int, bool]:
+    """Descriptor of the FIFO at ``path``, and whether it was made here."""
     for _ in range(10):  # each turn lost means that somebody else made or removed it
         try:
-            return _open_existing(path), False
+            return _open_existing(path, lock), False
         except FileNotFoundError:
             pass
         try:
-            return _make(path), True
+            return _make(path, lock), True
         except FileExistsError:
             pass
     raise BlockingIOError(errno.EAGAIN, "the path keeps changing while it is opened", path)
 
 
-def _open_existing(path: str) -> int:
+def _open_existing(path: str, lock: bool) -> int:
     _require_own_fifo(os.lstat(path), path)
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags)  # SPEC S-17: read-write, so that it never sees an end of file
     try:
         _require_own_fifo(os.fstat(fd), path)
-        _lock(fd, path)
+        if lock:
+            _lock(fd, path)
         if not _is_at(path, fd):
             raise FileNotFoundError(errno.ENOENT, "the FIFO was just replaced", path)
     except BaseException:
@@ -92,11 +103,11 @@ def _open_existing(path: str) -> int:
     return fd
 
 
-def _make(path: str) -> int:
+def _make(path: str, lock: bool) -> int:
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     os.mkfifo(temporary, MODE)
     try:
-        fd = _open_existing(temporary)
+        fd = _open_existing(temporary, lock)
         try:
             os.fchmod(fd, MODE)  # the umask may have taken bits away
             os.link(temporary, path)

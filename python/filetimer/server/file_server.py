@@ -140,6 +140,11 @@ class FileTimerServer:
                 self._loop.serve_pass(self._watchdog, set())
         self.stop()
 
+    def settle(self) -> None:
+        """Wait until the pass in progress is over, and its events were reported."""
+        with self._lock:
+            pass
+
     def register_timers(self, timer_requests: list[FileTimerRequest]) -> None:
         """Take in requests as if their records had arrived in the FIFO."""
         with self._lock:

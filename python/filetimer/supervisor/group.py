@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from filetimer.supervisor.children import Child, children, processes, signal_group, wait_for
+from filetimer.supervisor.children import Child, Listed, children, processes, signal_group, wait_for
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import WaitedSignals
 
@@ -42,6 +42,7 @@ class WorkerGroup:
         size: how many workers.
         relay: gets their output.
         signals: where the end of a child is waited for; with SIGCHLD.
+        kept: the pids of children of this process that are none of the group's business.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class WorkerGroup:
         size: int,
         relay: Relay,
         signals: WaitedSignals,
+        kept: Callable[[], set[int]],
     ) -> None:
+        self._kept = kept
         self._command, self._environment_of, self._size = command, environment_of, size
         self._relay, self._signals = relay, signals
         self.workers: list[Worker] = []
@@ -70,10 +73,9 @@ class WorkerGroup:
                 worker.status = wait_for(worker.pid, block=False, keep=True)
                 if worker.status is not None:
                     ended.append(worker)
-        own = {worker.pid for worker in self.workers}
-        for child in children():
-            if child.pid not in own and not child.runs:
-                wait_for(child.pid, block=False)
+        for orphan in self._orphans():
+            if not orphan.runs:
+                wait_for(orphan.pid, block=False)
         return ended
 
     def stop(self, signum: int, grace: float) -> bool:
@@ -104,12 +106,12 @@ class WorkerGroup:
         self.workers.clear()
 
     def rank_of(self, pid: int) -> int | None:
-        """The rank of the worker that is this process, or that started it."""
+        """The rank of the worker that is this process, or that started it; None: a stranger.
+
+        Raises ProcessLookupError when the process is gone, and was no worker itself.
+        """
         leaders = {worker.pid: worker.rank for worker in list(self.workers)}
-        try:
-            return leaders[pid] if pid in leaders else leaders.get(os.getsid(pid))
-        except OSError:
-            return None  # gone, or of somebody else
+        return leaders[pid] if pid in leaders else leaders.get(os.getsid(pid))
 
     def _start(self, rank: int) -> None:
         out, out_end = os.pipe()
@@ -138,10 +140,15 @@ class WorkerGroup:
     def _signal_all(self, signum: int) -> None:
         for worker in self.workers:
             signal_group(worker.pid, signum)
-        own = {worker.pid for worker in self.workers}
-        for orphan in children():
-            if orphan.pid not in own and orphan.runs:
+        for orphan in self._orphans():
+            if orphan.runs:
                 os.kill(orphan.pid, signum)
+
+    def _orphans(self) -> list[Listed]:
+        """Our children that are neither workers nor kept: what workers left behind."""
+        listed = children()
+        others = {worker.pid for worker in self.workers} | self._kept()  # asked for after listing
+        return [child for child in listed if child.pid not in others]
 
     def _gone_within(self, seconds: float, impatient: bool = False) -> bool:
         until = time.monotonic() + seconds
@@ -161,8 +168,9 @@ class WorkerGroup:
         if any(worker.status is None for worker in self.workers):
             return True
         own, me = {worker.pid for worker in self.workers}, os.getpid()
+        listed = [process for process in processes() if process.runs and process.pid not in own]
+        kept = self._kept()
         return any(
-            process.runs and (process.session in own or process.parent == me)
-            for process in processes()
-            if process.pid not in own
+            process.session in own or (process.parent == me and process.pid not in kept)
+            for process in listed
         )

@@ -1,6 +1,7 @@
 """``Job``: a timer server and the worker groups that run under it, one attempt after the other.
 
-The server runs in this process.  An attempt fails when one worker fails; the whole group is then
+The server is a child of this process, which holds the pipe: a server that dies is replaced by one
+that knows the same timers.  An attempt fails when one worker fails; the whole group is then
 stopped, and restarted while there are restarts left, whatever made it fail: torchrun's rule.
 """
 
@@ -15,13 +16,13 @@ from dataclasses import dataclass
 from filetimer.client.environment import PATH_VARIABLES
 from filetimer.server import events
 from filetimer.server.events import Event, describe_lateness, describe_signal
-from filetimer.server.file_server import FileTimerServer
 from filetimer.supervisor.children import adopt_orphans
 from filetimer.supervisor.group import Worker, WorkerGroup
+from filetimer.supervisor.held_server import HeldServer, ServerOptions
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import ENDINGS, WaitedSignals
 
-__all__ = ["REAPED", "Job", "Plan"]
+__all__ = ["REAPED", "CannotServe", "Job", "Plan"]
 
 REAPED = 124  # exit status when the last attempt ended by reaping, as that of timeout(1)
 MAX_NOTES = 100  # events of an attempt that are told; --events has them all
@@ -34,8 +35,18 @@ _TOLD = frozenset(
         events.KILL_ESCALATED,
         events.WORKER_UNKILLABLE,
         events.DEGRADED,
+        events.RECOVERED,
+        events.SERVER_DIED,
     }
 )
+
+
+class CannotServe(Exception):
+    """The server could not be started; ``reason`` is why."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -63,26 +74,25 @@ class Job:
     def run(self) -> int:
         """Run all attempts; return the job's exit status.
 
-        Raises OSError, with nothing left behind, when the path cannot be served or the command
-        cannot be run.
+        Raises, with nothing left behind, CannotServe when the path cannot be served, and OSError
+        when the workers cannot be started; its ``filename`` is the command if that is to blame.
         """
         adopt_orphans()
         with WaitedSignals((*ENDINGS, signal.SIGCHLD)) as self._signals:
             self._relay = Relay()
-            server = FileTimerServer(
+            server = HeldServer(
                 self._plan.path,
-                f"run-{os.getpid()}",
-                on_event=self._on_event,
-                kill_after=self._plan.kill_after,
+                ServerOptions(f"run-{os.getpid()}", kill_after=self._plan.kill_after),
+                self._on_event,
             )
             try:
-                server.start()
+                _start(server)
                 return self._attempts(server)
             finally:
                 server.stop()
                 self._relay.close(2.0)
 
-    def _attempts(self, server: FileTimerServer) -> int:
+    def _attempts(self, server: HeldServer) -> int:
         for restart in range(self._plan.max_restarts + 1):
             if restart:
                 self._say(f"restarting the group (restart {restart} of {self._plan.max_restarts})")
@@ -91,7 +101,7 @@ class Job:
                 break
         return status
 
-    def _attempt(self, server: FileTimerServer, restart: int) -> tuple[int, bool]:
+    def _attempt(self, server: HeldServer, restart: int) -> tuple[int, bool]:
         """Run the group once: its status, and whether another attempt may follow."""
         plan, port = self._plan, str(_free_port())
         self._killed, self._notes, self._stuck = {}, 0, False
@@ -101,6 +111,7 @@ class Job:
             plan.workers,
             self._relay,
             self._signals,
+            server.pids,
         )
         stop_signal: int = signal.SIGTERM
         gone = False
@@ -118,7 +129,7 @@ class Job:
             return 128 + group.asked_to_end, False
         return status, again
 
-    def _watch(self, group: WorkerGroup, server: FileTimerServer) -> tuple[int, int | None]:
+    def _watch(self, group: WorkerGroup, server: HeldServer) -> tuple[int, int | None]:
         """Wait for the group's result: its status, and the signal that asked us to end."""
         running = len(group.workers)
         while running:
@@ -129,9 +140,9 @@ class Job:
             if self._stuck:
                 return REAPED, None
             for worker in group.see_ended():
-                # It is gone, and so are its timers.  The call also waits for the pass of the
-                # server that may have reaped it: what that did is in self._killed afterwards.
-                server.clear_timers({worker.pid})
+                # Waits for the pass of the server that may have reaped it: what that did is in
+                # self._killed afterwards.
+                server.settle()
                 if worker.status or worker.pid in self._killed:
                     return self._failure(worker), None
                 running -= 1
@@ -139,8 +150,7 @@ class Job:
 
     def _failure(self, worker: Worker) -> int:
         """The group's status after its first failure."""
-        leaders = {each.pid for each in self._group.workers} if self._group else set()
-        if leaders & self._killed.keys() or worker.rank in self._killed.values():
+        if self._killed:
             return REAPED  # also where a peer of the reaped worker was the first to be gone
         status = worker.status or 0
         how = describe_signal(status - 128) if status > 128 else f"status {status}"
@@ -170,13 +180,11 @@ class Job:
     def _say(self, text: str) -> None:
         self._relay.say(f"filetimer: {text}")
 
-    # In the server's thread.
+    # In the thread that listens to the server.
 
     def _on_event(self, event: Event) -> None:
         if event.name == events.KILL_WORKER and event.pid is not None:
-            rank = self._group.rank_of(event.pid) if self._group is not None else None
-            self._killed[event.pid] = rank
-            self._say(_reaped(event, rank))
+            self._say(_reaped(event, self._note_killed(event.pid)))
         elif event.name in _TOLD or _is_report(event):
             self._note(event)
         if event.name == events.WORKER_UNKILLABLE:
@@ -185,12 +193,31 @@ class Job:
         if self._plan.on_event is not None:
             self._plan.on_event(event)
 
+    def _note_killed(self, pid: int) -> int | None:
+        """The rank of what was killed; None where it is not known."""
+        try:
+            rank = self._group.rank_of(pid) if self._group is not None else None
+        except ProcessLookupError:
+            rank = None  # a process that some worker had started, and gone already
+        else:
+            if rank is None:
+                return None  # another job's, at a path that is shared
+        self._killed[pid] = rank
+        return rank
+
     def _note(self, event: Event) -> None:
         self._notes += 1
         if self._notes <= MAX_NOTES:  # SPEC X-2
             self._say(event.describe())
         elif self._notes == MAX_NOTES + 1:
             self._say("more such events are not shown")
+
+
+def _start(server: FileTimerServer) -> None:
+    try:
+        server.start()
+    except OSError as error:
+        raise CannotServe(error) from error
 
 
 def _reaped(event: Event, rank: int | None) -> str:

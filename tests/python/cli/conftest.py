@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.runtime = directory / "runtime"
-        self.runtime.mkdir()
+        self.runtime.mkdir(mode=0o700)
         self.mark = uuid.uuid4().hex
         self.started: list[subprocess.Popen[bytes]] = []
         self.environment = {
@@ -39,7 +39,7 @@ class Bench:
             for name, value in os.environ.items()
             if name not in ("FILETIMER_PATH", "TORCHELASTIC_TIMER_FILE", "MASTER_PORT")
         }
-        self.environment |= {MARK: self.mark, "XDG_RUNTIME_DIR": str(self.runtime)}
+        self.environment |= {MARK: self.mark, "FILETIMER_RUNTIME_DIR": str(self.runtime)}
 
     def popen(
         self,
@@ -80,10 +80,10 @@ class Bench:
     def serve(self) -> Path:
         """Start a server; its path.  It is stopped at the end of the test."""
         path = self.directory / "served"
-        log = open(self.directory / "serve.log", "wb")  # noqa: SIM115
-        with log:
-            self.popen("serve", str(path), stdout=log, stderr=log)
-        wait_until(path.exists, "the server makes its FIFO")
+        log = self.directory / "serve.log"
+        with open(log, "wb") as file:
+            self.popen("serve", str(path), stdout=file, stderr=file)
+        wait_until(lambda: b"watchdog started" in log.read_bytes(), "the server serves")
         self.environment["FILETIMER_PATH"] = str(path)
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def test_it_hangs_is_reaped_restarts_from_the_checkpoint_and_finishes(bench, com
 
 
 def test_without_filetimer_it_hangs(bench, command):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     workers = [
         subprocess.Popen(
             command,
@@ -42,7 +45,7 @@ def test_without_filetimer_it_hangs(bench, command):
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": "29519",
+                "MASTER_PORT": str(port),
                 "CHECKPOINT_DIR": str(bench.directory),
             },
             stdout=subprocess.PIPE,

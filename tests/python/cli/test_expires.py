@@ -19,8 +19,8 @@ def log_of(bench) -> str:
 @pytest.mark.parametrize("signum", ["KILL", "SIGTERM", "10"])
 def test_a_command_that_takes_too_long_is_reaped(bench, signum):
     bench.serve()
-    worker = bench.script("print(os.getpid(), flush=True); time.sleep(600)")
-    result = bench("expires", "--after", "1", "--scope", "copy", "--signal", signum, "--", *worker)
+    command = ("sh", "-c", "echo $$; exec sleep 600")
+    result = bench("expires", "--after", "2", "--scope", "copy", "--signal", signum, "--", *command)
     assert result.returncode == 124
     wait_until(lambda: "worker died" in log_of(bench), "the death is confirmed")
     assert f"pid {int(result.stdout)}, scope 'copy'" in log_of(bench)  # the command's own pid
@@ -50,9 +50,10 @@ def test_the_timer_stands_before_the_command_starts(bench):
 
 def test_what_a_reaped_command_has_started_goes_with_it(bench):
     bench.serve()
+    server = bench.survivors()
     result = bench("expires", "--after", "0.5", "--", "sh", "-c", "sleep 600 & sleep 600; true")
     assert result.returncode == 124
-    wait_until(lambda: len(bench.survivors()) == 1, "only the server is left")
+    wait_until(lambda: bench.survivors() == server, "only the server is left")
 
 
 def test_what_a_command_leaves_in_the_background_stays(bench):
@@ -150,12 +151,13 @@ def read_until(terminal: int, seen: bytes, text: bytes) -> bytes:
 
 def test_the_command_does_not_outlive_the_wrapper(bench):
     bench.serve()
+    server = bench.survivors()
     worker = bench.script("print('up', flush=True); time.sleep(600)")
     process = bench.popen("expires", "--after", "60", "--", *worker)
     process.stdout.readline()
     process.kill()
     process.wait()
-    wait_until(lambda: len(bench.survivors()) == 1, "only the server is left")
+    wait_until(lambda: bench.survivors() == server, "only the server is left")
 
 
 def test_it_nests_in_run(bench):

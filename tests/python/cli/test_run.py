@@ -60,9 +60,17 @@ def test_the_pipe_is_private(bench):
     assert (stat.S_IMODE(fifo), stat.S_IMODE(directory)) == (0o600, 0o700)
 
 
-def test_a_missing_runtime_directory_is_no_obstacle(bench):
-    bench.environment["XDG_RUNTIME_DIR"] = "/nonexistent"
+def test_a_missing_runtime_directory_is_made(bench):
+    bench.environment["FILETIMER_RUNTIME_DIR"] = str(bench.runtime / "new")
     assert bench("run", "--", "true").returncode == 0
+    assert list((bench.runtime / "new").iterdir()) == []
+
+
+def test_a_runtime_directory_of_others_is_one_sentence(bench):
+    bench.runtime.chmod(0o777)
+    result = bench("run", "--", "true")
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot make a private directory" in result.stderr
 
 
 def test_output_is_prefixed_line_by_line_and_kept_apart(bench):
@@ -223,14 +231,16 @@ def test_a_worker_that_outlives_its_signal_is_killed(bench):
 
 def test_a_worker_that_outlives_sigkill_does_not_hold_the_job(bench):
     """The server's signals get lost here, as if the worker were stuck in the kernel."""
-    program = (
-        "import sys; from filetimer.server import process, reaper; from filetimer.cli import main\n"
-        "process.ProcessHandle.send_signal = lambda self, signum: None\n"
-        "reaper.UNKILLABLE_AFTER = 0.2\n"
-        "sys.exit(main.main(sys.argv[1:]))\n"
+    (bench.directory / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'filetimer.server' in sys.orig_argv:\n"
+        "    from filetimer.server import process, reaper\n"
+        "    process.ProcessHandle.send_signal = lambda self, signum: None\n"
+        "    reaper.UNKILLABLE_AFTER = 0.2\n"
     )
+    bench.environment["PYTHONPATH"] = str(bench.directory)
     worker = bench.script(GUARDED_HANG)
-    result = bench("run", "--", *worker, program=("-c", program))
+    result = bench("run", "--", *worker)
     assert result.returncode == 124
     assert b"worker unkillable" in result.stderr
     bench.assert_nothing_left()
@@ -351,6 +361,14 @@ def test_a_command_that_cannot_be_run_is_one_sentence(bench, command, status):
     assert result.returncode == status
     assert result.stderr.count(b"\n") == 1
     assert f"cannot run {command!r}".encode() in result.stderr
+    bench.assert_nothing_left()
+
+
+def test_a_limit_of_the_system_is_one_sentence(bench):
+    prefix = ("prlimit", "--nofile=20")
+    result = bench("run", "--workers", "9", "--", "sleep", "600", prefix=prefix)
+    assert (result.returncode, result.stderr.count(b"\n")) == (125, 1)
+    assert b"cannot start the workers: Too many open files" in result.stderr
     bench.assert_nothing_left()
 
 
