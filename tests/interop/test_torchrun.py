@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -174,10 +175,7 @@ def test_a_stuck_worker_does_not_hold_up_the_agents_shutdown(job: Job) -> None:
 @pytest.mark.parametrize("ahead", [0.0, 0.1])
 def test_the_agent_ends_when_told_to_while_timers_expire(job: Job, ahead: float) -> None:
     job.start(TORCHRUN, *one_host(3, 0), PLAIN, "terminated", job.directory, 0.7, **OURS)
-    give_up = time.monotonic() + 30
-    while len(list(job.directory.glob("armed-*"))) < 3:
-        assert time.monotonic() < give_up, job.output()
-        time.sleep(0.01)
+    wait_until_armed(job, 3)
     time.sleep(0.7 - ahead)
     job.terminate()
     result = job.wait(20)
@@ -185,18 +183,23 @@ def test_the_agent_ends_when_told_to_while_timers_expire(job: Job, ahead: float)
     job.assert_clean()
 
 
+def wait_until_armed(job: Job, ranks: int) -> None:
+    give_up = time.monotonic() + 60
+    while len(list(job.directory.glob("armed-*"))) < ranks:
+        assert time.monotonic() < give_up, job.output()
+        time.sleep(0.01)
+
+
 # Clients, and ways to start workers.
 
 
 def test_every_kind_of_client_is_served_in_one_job(job: Job) -> None:
     kinds = ["'our version 2'", "'our version 1'", '"torch\'s own"', '"ours in torch\'s expires"']
-    environment = dict(OURS)
-    if (INCLUDE / "filetimer.hpp").exists():
-        kinds.append("'in C++'")
-        environment["TEST_NATIVE"] = str(compiled(worker("native_guard"), job.directory))
+    kinds.append("'in C++'")
+    library = compiled(worker("native_guard"), job.directory)
     ranks = len(kinds)
     arguments = [*one_host(ranks, ranks), PLAIN, "mixed", job.directory]
-    result = finished(job.run(TORCHRUN, *arguments, timeout=120, **environment))
+    result = finished(job.run(TORCHRUN, *arguments, timeout=120, TEST_NATIVE=str(library), **OURS))
     pattern = r"reaped rank (\d) .*its timer (.*) expired"
     found = [re.search(pattern, line) for line in reaped(result)]
     assert [match and match.groups() for match in found] == [
@@ -253,7 +256,23 @@ def test_the_example_of_torchs_documentation(job: Job) -> None:
     job.assert_clean()
 
 
-# What the agent sees of its timer server.
+# What can be seen of the agent's timer server.
+
+
+def test_filetimer_list_finds_the_server_of_a_running_torchrun(job: Job) -> None:
+    job.start(TORCHRUN, *one_host(2, 0), PLAIN, "terminated", job.directory, 60, **OURS)
+    wait_until_armed(job, 2)
+    listed = subprocess.run(
+        [sys.executable, "-m", "filetimer", "list", "--json"],
+        env={**os.environ, "FILETIMER_RUNTIME_DIR": str(job.runtime)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    job.terminate()
+    (server,) = map(json.loads, listed.stdout.splitlines())
+    assert [timer["scope_id"] for timer in server["timers"]] == ["stuck when told to end"] * 2
+    assert job.wait(20).status is not None
+    job.assert_clean()
 
 
 def test_the_health_check_and_the_event_log_of_the_agent(job: Job) -> None:

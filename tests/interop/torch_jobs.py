@@ -52,6 +52,7 @@ class Job:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.temporary = directory / "tmp"
+        self.runtime = directory / "runtime"  # where servers keep their journals
         self.temporary.mkdir(parents=True)
         self._mark = f"{MARK}={uuid.uuid4()}"
         self._started = 0.0
@@ -114,12 +115,13 @@ class Job:
         return [p for p in self.directory.rglob("*") if stat.S_ISFIFO(p.lstat().st_mode)]
 
     def assert_clean(self, patience: float = 5) -> None:
-        """No process left, and no FIFO."""
+        """No process left, no FIFO, no journal."""
         give_up = time.monotonic() + patience
         while self.processes() and time.monotonic() < give_up:
             time.sleep(0.05)
         assert not self.processes(), f"orphans: {list(map(_command_line, self.processes()))}"
         assert not self.fifos()
+        assert not self.runtime.exists() or not os.listdir(self.runtime)
 
     def kill(self) -> None:
         """Kill what is left of the job."""
@@ -160,7 +162,8 @@ class Job:
             for key, value in os.environ.items()
             if not key.startswith(("FILETIMER", "TORCHELASTIC", "PET_"))
         }
-        return {**inherited, "TMPDIR": str(self.temporary), **FIXED, **changes, name: value}
+        places = {"TMPDIR": str(self.temporary), "FILETIMER_RUNTIME_DIR": str(self.runtime)}
+        return {**inherited, **places, **FIXED, **changes, name: value}
 
 
 def worker(name: str) -> Path:
