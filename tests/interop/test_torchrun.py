@@ -240,8 +240,9 @@ def test_a_program_that_is_not_python_between_agent_and_worker(job: Job) -> None
     job.assert_clean()
 
 
-def test_workers_started_with_spawn(job: Job) -> None:
-    result = finished(job.run([sys.executable], worker("spawned"), job.directory))
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_workers_that_are_functions(job: Job, method: str) -> None:
+    result = finished(job.run([sys.executable], worker("functions"), method))
     (line,) = reaped(result)
     assert "reaped rank 1 " in line
     assert "results {0: 'rank 0 of attempt 1', 1: 'rank 1 of attempt 1'}" in result.output

@@ -24,7 +24,7 @@ MARK = "FILETIMER_TEST_JOB"
 OURS = {"FILETIMER_TORCHRUN": "1"}
 STOCK = {"TORCHELASTIC_ENABLE_FILE_TIMER": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-FILETIMER_TORCHRUN = [sys.executable, "-m", "filetimer.cli.torchrun"]
+FILETIMER_TORCHRUN = [sys.executable, "-m", "filetimer", "torchrun"]
 
 FIXED = {
     "OMP_NUM_THREADS": "1",
