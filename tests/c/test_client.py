@@ -126,7 +126,7 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Record], bytes
 @given(st.binary(min_size=1, max_size=300) | st.text(min_size=1).map(str.encode))
 @example(bytes(range(1, 256)))
 @example(b"\0")
-@example(b"1234567\"")
+@example(b'1234567"')
 @example(b"12345678\\")
 @example(b"\x1f \x7f\x80 \xc2 \xe0\x80\x80 \xf4\x90\x80\x80 \xf0\x9f\x98\x80 \xed\xb0\x80")
 def test_any_scope_is_valid_json(encode: Callable[[Record], bytes | int], scope: bytes) -> None:
@@ -158,12 +158,15 @@ def test_any_number(
     pid: int, expiration: int, signum: int, deadline: int, start: int, ns: int, token: int,
 ) -> None:  # fmt: skip
     line = encode(Record(2, pid, b"s", 1, expiration, signum, deadline, start, ns, token))
-    assert line == (
-        f'{{"version": 2, "pid": {pid}, "scope_id": "s", "expiration_time": '
-        f'{expiration // 10**6}.{expiration % 10**6:06}, "signal": {signum}, "deadline": '
-        f'{deadline // 10**6}.{deadline % 10**6:06}, "start_time": {start}, "pid_ns": {ns}, '
-        f'"token": {token}}}\n'
-    ).encode()
+    assert (
+        line
+        == (
+            f'{{"version": 2, "pid": {pid}, "scope_id": "s", "expiration_time": '
+            f'{expiration // 10**6}.{expiration % 10**6:06}, "signal": {signum}, "deadline": '
+            f'{deadline // 10**6}.{deadline % 10**6:06}, "start_time": {start}, "pid_ns": {ns}, '
+            f'"token": {token}}}\n'
+        ).encode()
+    )
 
 
 def test_shared_objects_share_the_default(tmp_path: Path) -> None:

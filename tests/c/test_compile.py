@@ -100,8 +100,17 @@ def test_two_translation_units_share_one_default(main: str, other: str, tmp_path
         language = "c++" if compiler.endswith("++") else "c"
         warnings = WARNINGS if language == "c++" else C_WARNINGS
         objects.append(
-            compile_c(compiler, "-O0", "-x", language, *warnings, *switch, "-c",
-                      HERE / f"unit_{name}.c", output=tmp_path / f"{name}.o")  # fmt: skip
+            compile_c(
+                compiler,
+                "-O0",
+                "-x",
+                language,
+                *warnings,
+                *switch,
+                "-c",
+                HERE / f"unit_{name}.c",
+                output=tmp_path / f"{name}.o",
+            )
         )
     out = compile_c("g++", *objects, "-pthread", output=tmp_path / "it")
     run(out, "different" if other == "disabled" else "same")

@@ -135,9 +135,7 @@ def up(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["pwritev2", "mask"])
-def test_server_is_killed_under_four_busy_workers(
-    stress: Path, tmp_path: Path, mask: bool
-) -> None:
+def test_server_is_killed_under_four_busy_workers(stress: Path, tmp_path: Path, mask: bool) -> None:
     """Nobody dies; every call is an error until the server is back; then none is."""
     path = tmp_path / "fifo"
     os.mkfifo(path, 0o600)

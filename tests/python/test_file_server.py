@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -79,28 +77,6 @@ def test_a_worker_that_releases_in_time_lives(
     """)
     assert worker.wait(PATIENCE) == 0
     assert events.named("timer expired") == []
-
-
-def test_a_hundred_are_killed_on_time_and_a_hundred_are_spared(
-    server: timer.FileTimerServer, events: EventList, start_worker: StartWorker
-) -> None:
-    """One sleeper stands for each worker: its timer is set for it, as a native client would."""
-    rng = random.Random(1)
-    condemned = [start_worker("import time; time.sleep(600)") for _ in range(20)]
-    spared = [start_worker("import time; time.sleep(600)") for _ in range(20)]
-    deadlines = {worker.pid: time.monotonic() + rng.uniform(0.2, 1.5) for worker in condemned}
-    for worker in condemned:
-        deadline = deadlines[worker.pid]
-        write_line(server._file_path, record(worker.pid, 1000, deadline=deadline))
-    for worker in spared:
-        write_line(server._file_path, record(worker.pid, 1.0))
-        write_line(server._file_path, record(worker.pid, scope="s", expiration_time=-1))
-    died = events.wait_for("worker died", len(condemned))
-    time.sleep(0.2)
-    assert {event.pid for event in events.named("kill worker process")} == set(deadlines)
-    assert all(event.late is not None and event.late >= 0 for event in died)
-    assert all(worker.poll() is None for worker in spared)
-    assert statistics.median(event.late or 0 for event in died) < 1.0
 
 
 @pytest.mark.parametrize("name", REJECTED)

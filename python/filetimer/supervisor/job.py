@@ -213,7 +213,7 @@ class Job:
             self._say("more such events are not shown")
 
 
-def _start(server: FileTimerServer) -> None:
+def _start(server: HeldServer) -> None:
     try:
         server.start()
     except OSError as error:
