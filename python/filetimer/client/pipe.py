@@ -2,11 +2,16 @@
 
 A record is one ``write`` (SPEC F-3), of at most PIPE_BUF bytes, to a descriptor in non-blocking
 mode: it goes out whole or not at all.
+
+A server that is not one of this specification is told by the lock that it does not hold (SPEC
+S-18).  torch's reads on for as long as any writer has the FIFO open, and acts on no timer
+meanwhile.  So for such a server the FIFO is opened for each record and closed after it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 import select
@@ -37,6 +42,7 @@ class ClientPipe:
         self._lock = threading.Lock()
         self._fd = -1
         self._identity: tuple[int, int] | None = None  # device and inode of what is open
+        self._keeps_open = True  # until a server turns up that does not bear it
         self._write = _write_nosignal if _has_nosignal() else _write_masked
         _pipes.add(self)
 
@@ -61,16 +67,25 @@ class ClientPipe:
     def _send_after(self, error: OSError, record: bytes, wait: float) -> None:
         """What is to be done when the first attempt failed."""
         if error.errno in (errno.EPIPE, errno.EBADF):  # the server is gone; not opened yet
-            self._open(wait)
+            if not self._keeps_open or not self._open(wait):
+                self._send_and_close(record, wait)
+                return
         elif not isinstance(error, BlockingIOError):
             raise error
-        self._send_patiently(record, wait)
+        self._send_patiently(self._fd, record, wait)
 
-    def _send_patiently(self, record: bytes, wait: float) -> None:
+    def _send_and_close(self, record: bytes, wait: float) -> None:
+        fd = self._open_new(wait)  # no other thread knows this number (SPEC C-5)
+        try:
+            self._send_patiently(fd, record, wait)
+        finally:
+            os.close(fd)
+
+    def _send_patiently(self, fd: int, record: bytes, wait: float) -> None:
         give_up = time.monotonic() + wait  # SPEC C-1
         while True:
             try:
-                self._write(self._fd, record)
+                self._write(fd, record)
                 return
             except BlockingIOError:
                 remaining = give_up - time.monotonic()
@@ -79,11 +94,15 @@ class ClientPipe:
                         errno.EAGAIN,
                         f"the timer pipe {self.path} is full: its server is not reading",
                     ) from None
-            _wait_writable(self._fd, remaining)
+            _wait_writable(fd, remaining)
 
-    def _open(self, wait: float) -> None:
-        """Open the FIFO, onto the number that it had (SPEC C-5)."""
+    def _open(self, wait: float) -> bool:
+        """Open the FIFO, onto the number that it had (SPEC C-5).  False: it is not to be kept."""
         fd = self._open_new(wait)
+        if not _is_locked(fd):
+            os.close(fd)
+            self._keeps_open = False
+            return False
         with self._lock:
             if self._fd < 0:
                 self._fd = fd
@@ -92,6 +111,7 @@ class ClientPipe:
                 os.close(fd)
             status = os.fstat(self._fd)
             self._identity = status.st_dev, status.st_ino
+        return True
 
     def _open_new(self, wait: float) -> int:
         now = time.monotonic()
@@ -157,6 +177,16 @@ def _open_fifo(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_locked(fd: int) -> bool:
+    """Whether a server of this specification serves the FIFO (SPEC S-18)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True  # or the file system has no locks, and nothing is to be told from that
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def _wait_writable(fd: int, seconds: float) -> None:
