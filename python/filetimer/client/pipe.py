@@ -3,9 +3,9 @@
 A record is one ``write`` (SPEC F-3), of at most PIPE_BUF bytes, to a descriptor in non-blocking
 mode: it goes out whole or not at all.
 
-A server that is not one of this specification is told by the lock that it does not hold (SPEC
-S-18).  torch's reads on for as long as any writer has the FIFO open, and acts on no timer
-meanwhile.  So for such a server the FIFO is opened for each record and closed after it.
+torch's server acts on no timer while any writer has the FIFO open.  A server that is not one of
+this specification is told by the lock that it does not hold (SPEC S-18); for such a one, the FIFO
+is opened for each record and closed after it (SPEC C-10).
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ class ClientPipe:
         self._lock = threading.Lock()
         self._fd = -1
         self._identity: tuple[int, int] | None = None  # device and inode of what is open
-        self._keeps_open = True  # until a server turns up that does not bear it
         self._write = _write_nosignal if _has_nosignal() else _write_masked
         _pipes.add(self)
 
@@ -67,19 +66,20 @@ class ClientPipe:
     def _send_after(self, error: OSError, record: bytes, wait: float) -> None:
         """What is to be done when the first attempt failed."""
         if error.errno in (errno.EPIPE, errno.EBADF):  # the server is gone; not opened yet
-            if not self._keeps_open or not self._open(wait):
-                self._send_and_close(record, wait)
+            fd = self._open_new(wait)
+            if not _is_locked(fd):  # SPEC C-10
+                self._send_and_close(fd, record, wait)
                 return
+            self._keep(fd)
         elif not isinstance(error, BlockingIOError):
             raise error
         self._send_patiently(self._fd, record, wait)
 
-    def _send_and_close(self, record: bytes, wait: float) -> None:
-        fd = self._open_new(wait)  # no other thread knows this number (SPEC C-5)
+    def _send_and_close(self, fd: int, record: bytes, wait: float) -> None:
         try:
             self._send_patiently(fd, record, wait)
         finally:
-            os.close(fd)
+            os.close(fd)  # no other thread knows this number
 
     def _send_patiently(self, fd: int, record: bytes, wait: float) -> None:
         give_up = time.monotonic() + wait  # SPEC C-1
@@ -96,13 +96,8 @@ class ClientPipe:
                     ) from None
             _wait_writable(fd, remaining)
 
-    def _open(self, wait: float) -> bool:
-        """Open the FIFO, onto the number that it had (SPEC C-5).  False: it is not to be kept."""
-        fd = self._open_new(wait)
-        if not _is_locked(fd):
-            os.close(fd)
-            self._keeps_open = False
-            return False
+    def _keep(self, fd: int) -> None:
+        """Use this descriptor from now on, under the number that there was (SPEC C-5)."""
         with self._lock:
             if self._fd < 0:
                 self._fd = fd
@@ -111,7 +106,6 @@ class ClientPipe:
                 os.close(fd)
             status = os.fstat(self._fd)
             self._identity = status.st_dev, status.st_ino
-        return True
 
     def _open_new(self, wait: float) -> int:
         now = time.monotonic()
