@@ -11,6 +11,7 @@ from torch_jobs import Job, worker
 
 import filetimer
 
+pytest_plugins = ["torch_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 

@@ -24,6 +24,7 @@ from torch_jobs import (
     worker,
 )
 
+pytest_plugins = ["torch_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 PLAIN = worker("plain")

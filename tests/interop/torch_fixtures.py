@@ -1,4 +1,8 @@
-"""These tests need torch.  Under CI its absence is a failure; elsewhere they are skipped."""
+"""Fixtures of the tests that need torch.
+
+Under CI its absence is a failure; elsewhere they are skipped.  (A plugin, not a conftest.py: other
+directories import names from theirs, and there can be one module of that name.)
+"""
 
 from __future__ import annotations
 
