@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, EventList, StartWorker, eventually
+from support import PATIENCE, EventList, StartWorker, eventually
 from test_decoder import REJECTED
 
 import filetimer as timer

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from conftest import PATIENCE
+from support import PATIENCE
 
 import filetimer as timer
 

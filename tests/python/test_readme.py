@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from support import PATIENCE
 
 import filetimer
 from filetimer.cli.main import COMMANDS
