@@ -65,7 +65,7 @@ def test_c_and_cpp_examples_compile(language: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", blocks("sh"))
 def test_shell_examples_are_shell_and_name_real_commands_and_options(text: str) -> None:
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["filetimer"]:
             assert words[1] in COMMANDS, line
