@@ -276,7 +276,9 @@ def test_a_worker_that_exits_with_timers_is_told_and_forgotten(
     assert events.named("timer expired") == []
 
 
-def test_callbacks_that_raise_change_nothing(fifo_path: str, start_worker: StartWorker) -> None:
+def test_callbacks_that_raise_change_nothing_and_are_counted(
+    fifo_path: str, start_worker: StartWorker
+) -> None:
     def bad(*arguments: object) -> None:
         raise ValueError("callback")
 
@@ -284,8 +286,21 @@ def test_callbacks_that_raise_change_nothing(fifo_path: str, start_worker: Start
     server.start()
     try:
         assert start_worker(HANG).wait(PATIENCE) == -signal.SIGKILL
+        eventually(lambda: server.counts.get(("callback failed", "log_event"), 0) >= 3)
+        assert server.counts["callback failed", "on_event"] >= 3
     finally:
         server.stop()
+
+
+def test_a_log_event_that_raises_is_an_event(fifo_path: str, events: EventList) -> None:
+    def bad(*arguments: object) -> None:
+        raise ValueError("no space left")
+
+    server = timer.FileTimerServer(fifo_path, "test", log_event=bad, on_event=events)
+    server.start()
+    server.stop()
+    failures = [(event.code, event.detail) for event in events.named("callback failed")]
+    assert failures == [("log_event", "ValueError: no space left")] * 2
 
 
 def test_log_event_gets_torchs_names_and_the_request(
