@@ -110,7 +110,7 @@ class FileTimerClient(TimerClient):
         try:
             encoder = self._encoder
             if encoder.pid != getpid():
-                encoder = self._new_encoder()
+                encoder, wait = self._new_encoder(), 0.0  # it cannot have a timer yet
             self._pipe.send(encoder.release(scope_id, token), wait)
         except BlockingIOError:
             return False

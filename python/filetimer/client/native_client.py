@@ -141,7 +141,7 @@ class NativeTimerClient(TimerClient):
                 scope_id,
                 self.timeout if wait else 0.0,
             )
-        return NativeTimerHandle(self, scope_id, scope, timer)
+        return NativeTimerHandle(self, scope, timer)
 
     def close(self) -> None:
         """Close the pipe, while no other thread uses the client.  The next timer opens it again."""
@@ -223,13 +223,10 @@ class NativeTimerClient(TimerClient):
 class NativeTimerHandle:
     """One open timer of a :class:`NativeTimerClient`."""
 
-    __slots__ = ("_client", "_scope", "_scope_id", "_timer")
+    __slots__ = ("_client", "_scope", "_timer")
 
-    def __init__(
-        self, client: NativeTimerClient, scope_id: str, scope: Pointer, timer: Pointer
-    ) -> None:
+    def __init__(self, client: NativeTimerClient, scope: Pointer, timer: Pointer) -> None:
         self._client = client
-        self._scope_id = scope_id
         self._scope = scope  # the timer points into it
         self._timer: Pointer | None = timer
 
@@ -237,7 +234,7 @@ class NativeTimerHandle:
         """Move the deadline to ``after`` seconds from now.  Raises as ``begin`` does."""
         timer = self._timer
         if timer is None:
-            raise RuntimeError(f"the timer {self._scope_id!r} has ended")
+            raise RuntimeError(f"the timer {_text(self._scope)!r} has ended")
         result = lib.quick_extend(timer, after)
         if result > 0 or result == -errno.ECHILD:  # SPEC C-6: a child leaves it to its parent
             return
@@ -246,7 +243,7 @@ class NativeTimerHandle:
         client._acquire_patiently(
             lambda seconds: lib.extend(timer, after, seconds),
             result,
-            self._scope_id,
+            _text(self._scope),
             client.timeout,
         )
 
@@ -256,7 +253,7 @@ class NativeTimerHandle:
         if timer is None:
             return True
         result = _quick_end(timer)
-        if result < 0 and not self._client._end(timer, result, self._scope_id, wait):
+        if result < 0 and not self._client._end(timer, result, _text(self._scope), wait):
             return False
         self._timer = None
         return True
@@ -268,6 +265,10 @@ def _in_slices(attempt: Callable[[float], int], result: int, seconds: float) -> 
     while result == -errno.EAGAIN and (left := give_up - time.monotonic()) > 0:
         result = attempt(min(left, SLICE))
     return result
+
+
+def _text(scope: Pointer) -> str:
+    return bytes(ffi.buffer(scope.text, scope.length)).decode()
 
 
 def _seconds_until(deadline_us: int) -> float:
