@@ -11,7 +11,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 
 DECLARATIONS = """
-typedef struct { int fd_; uint64_t inode_; ...; } filetimer_client;
+typedef struct { int fd_; uint64_t inode_; unsigned flags_; ...; } filetimer_client;
 
 typedef struct {
     int64_t token;
@@ -28,9 +28,11 @@ typedef struct {
 } native_scope;
 
 #define FILETIMER_MASK_SIGPIPE ...
+#define FILETIMER_ONE_SHOT ...
 static char *const FILETIMER_VERSION;
 
 int filetimer_init(filetimer_client *, const char *path, int signum, unsigned flags);
+void keep_open_if_locked(filetimer_client *);
 void close_pipe(filetimer_client *);
 
 int quick_acquire(native_scope *, double expiration_time);

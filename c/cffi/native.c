@@ -14,6 +14,7 @@
 #include <filetimer.h>
 
 #include <float.h>
+#include <sys/file.h>
 
 /* cffi wraps each call in these two, in functions called _cffi_f_NAME. Should it one
  * day use other names or macros, all calls give up the GIL: slower, not wrong. */
@@ -121,6 +122,20 @@ static int quick_extend(filetimer_handle *timer, double after)
 static int quick_end(filetimer_handle *timer)
 {
     return end(timer, 0);
+}
+
+/* SPEC C-10: keep the pipe open between records, once its server holds the lock that tells it
+ * from torch's (SPEC S-18). */
+static void keep_open_if_locked(filetimer_client *client)
+{
+    struct stat file;
+    const int fd = filetimer_open_(client, &file);
+    if (fd < 0)
+        return;
+    /* Where the file system has no locks nothing is to be told from that. */
+    if (flock(fd, LOCK_SH | LOCK_NB) != 0)
+        __atomic_fetch_and(&client->flags_, ~FILETIMER_ONE_SHOT, __ATOMIC_RELAXED);
+    close(fd);
 }
 
 /* Close the descriptor, and leave the client configured: the next timer opens another. */

@@ -1399,7 +1399,7 @@ FILETIMER_COLD_ const char *filetimer_path_from_environment_(unsigned *flags)
     const char *path = getenv("FILETIMER_PATH"); /* SPEC T-1 */
     if (path == NULL || *path == '\0') {
         path = getenv("TORCHELASTIC_TIMER_FILE");
-        *flags |= FILETIMER_ONE_SHOT; /* the server may be torch's */
+        *flags |= FILETIMER_ONE_SHOT; /* it may be torch's: SPEC C-10 */
     }
     return path;
 }

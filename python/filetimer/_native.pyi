@@ -9,6 +9,7 @@ class Pointer:
     client: Pointer
     fd_: int
     inode_: int
+    flags_: int
     token: int
     deadline_us: int
     armed: int
@@ -24,9 +25,11 @@ class FFI:
 
 class Library:
     FILETIMER_MASK_SIGPIPE: int
+    FILETIMER_ONE_SHOT: int
     FILETIMER_VERSION: Any
 
     def filetimer_init(self, client: Pointer, path: bytes, signum: int, flags: int, /) -> int: ...
+    def keep_open_if_locked(self, client: Pointer, /) -> None: ...
     def close_pipe(self, client: Pointer, /) -> None: ...
     def quick_acquire(self, scope: Pointer, expiration_time: float, /) -> int: ...
     def quick_release(self, scope: Pointer, /) -> int: ...

@@ -23,7 +23,7 @@ BASE = f"filetimer-{VERSION}"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 NOT_IN_SDIST = (".ci/", ".github/", ".gitignore")
-MADE_FOR_SDIST = {"PKG-INFO", "setup.cfg"}
+MADE_FOR_SDIST = {"PKG-INFO", "setup.cfg", "python/filetimer.egg-info/SOURCES.txt"}
 WHEEL_DATA = {
     "filetimer/py.typed",
     "filetimer/_native.pyi",

@@ -7,6 +7,7 @@ ways of writing without SIGPIPE.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib
 import json
 import logging
@@ -31,11 +32,13 @@ Client = timer.FileTimerClient | timer.NativeTimerClient if TYPE_CHECKING else t
 class Reader:
     """Both ends of the FIFO, as a server holds them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, locked: bool = True) -> None:
         self.path = path
         if not os.path.exists(path):
             os.mkfifo(path)
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        if locked:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def raw(self) -> bytes:
         chunks = b""
@@ -512,3 +515,31 @@ class TestFork:
         client.acquire("s", time.time() + 600)
         reader.fill()
         self.in_child(lambda: client.release("s"))
+
+
+def test_a_server_without_a_lock_is_not_kept_waiting_for_the_end_of_the_file(
+    make: type[Client], tmp_path: Any
+) -> None:
+    """SPEC C-10.  torch's server acts on no timer while a writer has the FIFO open."""
+    reader = Reader(str(tmp_path / "fifo"), locked=False)
+    before = set(os.listdir("/proc/self/fd"))
+    client = make(reader.path)
+    with timer.expires(60, "guarded", client):
+        assert set(os.listdir("/proc/self/fd")) == before
+    acquire, release = reader.records()
+    assert acquire["token"] == release["token"]
+    assert release["expiration_time"] == -1
+    reader.close()
+
+
+def test_the_fifo_is_kept_open_once_its_server_has_the_lock(
+    make: type[Client], tmp_path: Any
+) -> None:
+    """SPEC C-10, for a server that comes after its client."""
+    client = make(str(tmp_path / "fifo"), timeout=0.0)
+    with pytest.raises(OSError, match="no timer server"):
+        client.acquire("s", time.time() + 60)
+    reader = Reader(str(tmp_path / "fifo"))
+    client.acquire("s", time.time() + 60)
+    assert descriptor(client) >= 0
+    reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import subprocess
@@ -46,6 +47,7 @@ def reader(fifo_path: str):
     native_client()
     os.mkfifo(fifo_path, 0o600)
     fd = os.open(fifo_path, os.O_RDWR | os.O_NONBLOCK)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # as a server of ours
     yield fd
     os.close(fd)
 
@@ -80,8 +82,8 @@ def test_a_path_that_is_too_long() -> None:
 
 def test_the_descriptor_is_closed_with_the_client(fifo_path: str, reader: int) -> None:
     client = filetimer.NativeTimerClient(fifo_path)
-    number = client._client.fd_
     handle = client.begin("s", 60)
+    number = client._client.fd_
     del client
     gc.collect()
     os.fstat(number)  # the handle still needs it

@@ -80,7 +80,8 @@ class NativeTimerClient(TimerClient):
         path = os.fsencode(self._path)
         if not path or b"\0" in path:
             raise ValueError(f"file_path must be the path of a FIFO, not {file_path!r}")
-        result = lib.filetimer_init(self._client, path, int(signal), INIT_FLAGS)
+        flags = INIT_FLAGS | lib.FILETIMER_ONE_SHOT  # until the server is known for one of ours
+        result = lib.filetimer_init(self._client, path, int(signal), flags)
         if result == -errno.ENAMETOOLONG:
             raise ValueError(f"file_path is too long: {len(path)} bytes")
         if result == -errno.EINVAL and int(signal) > 64:
@@ -150,11 +151,17 @@ class NativeTimerClient(TimerClient):
     def _new_scope(self, scope_id: str) -> Pointer:
         if not scope_id:
             raise ValueError("scope_id must not be empty")  # SPEC R-11
+        self._look_at_server()
         text = well_formed(scope_id).encode()
         if len(self._scopes) >= MAX_SCOPES:
             self._scopes.clear()
         scope = self._scopes[scope_id] = _new("native_scope *", (self._client, 0, len(text), text))
         return scope
+
+    def _look_at_server(self) -> None:
+        """Where it is of this package, keep the pipe open: SPEC C-10."""
+        if self._client.flags_ & lib.FILETIMER_ONE_SHOT:
+            lib.keep_open_if_locked(self._client)
 
     def _acquire_patiently(
         self, attempt: Callable[[float], int], result: int, scope_id: str, wait: float
@@ -166,6 +173,7 @@ class NativeTimerClient(TimerClient):
         give_up = time.monotonic() + wait  # SPEC C-1
         while result in _NOT_THERE and self._may_turn_up() and time.monotonic() < give_up:
             time.sleep(CONNECT_RETRY)
+            self._look_at_server()
             result = attempt(0.0)
         result = _in_slices(attempt, result, give_up - time.monotonic())
         if result > 0:
@@ -177,6 +185,8 @@ class NativeTimerClient(TimerClient):
             )
         if wait <= 0 and self._is_to_be_tried_again(result):
             raise BlockingIOError(errno.EAGAIN, self._why(result))
+        if result in _NOT_THERE:
+            self._scopes.clear()  # a server that comes is looked at before the next timer
         raise BrokenPipeError(
             errno.EPIPE, f"the timer {scope_id!r} was not acquired: {self._why(result)}"
         )

@@ -26,6 +26,10 @@ def _nothing(process: ProcessHandle) -> None:
     pass
 
 
+def _nothing_before(process: ProcessHandle, timer: Record) -> None:
+    pass
+
+
 class Watchdog:
     """Times are monotonic seconds unless they are a ``Now``.
 
@@ -36,6 +40,8 @@ class Watchdog:
         kill_after: see :class:`Reaper`.
         watch: called with the process of every worker that is admitted.
         unwatch: called before that process is let go of.
+        before_signal: called right before a worker is signalled, with the timer that decides.
+            It delays the kill, so it must be quick; what it raises is logged.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Watchdog:
         kill_after: float | None = None,
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
+        before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
         self.reaper = Reaper(reporter, kill_after)
@@ -53,6 +60,7 @@ class Watchdog:
         self._run_id = run_id
         self._rejections: list[Rejection] = []
         self._watch, self._unwatch = watch, unwatch
+        self._before_signal = before_signal
 
     def receive(self, results: Iterable[Record | Rejection], now: Now) -> None:
         """Apply records in order.  Rejections are reported by ``enforce``, after the kills."""
@@ -117,6 +125,10 @@ class Watchdog:
     def _reap(self, expiry: Expiry[ProcessHandle], monotonic: float) -> Outcome | None:
         if expiry.decisive is None:
             return None  # SPEC S-9
+        try:
+            self._before_signal(expiry.worker.process, expiry.decisive)
+        except Exception:
+            logger.exception("what was to be done before a kill failed; the kill goes on")
         return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
 
     def _report_expiry(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import C_WARNINGS, EXAMPLES, INCLUDE, WARNINGS, Fifo, need, run
+from native import C_WARNINGS, EXAMPLES, INCLUDE, WARNINGS, Fifo, need, run
 
 EXPECTED = {
     "worker.c": (5, "step 4\n"),
