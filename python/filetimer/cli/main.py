@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from filetimer import __version__
+from filetimer import __version__, native_files
 from filetimer.cli.arguments import Parser
 from filetimer.cli.errors import CommandError
 
@@ -44,6 +44,13 @@ COMMANDS = {
         "filetimer.conformance.cli", "try an implementation of the protocol", True
     ),
     "doctor": Command("filetimer.cli.doctor", "say what this host offers, and what to mend"),
+}
+
+NATIVE_FILES = {
+    "--includes": (native_files.includes, "print the -I option for C and C++ compilers, and nvcc"),
+    "--cflags": (native_files.cflags, "print all options for a C or C++ compiler"),
+    "--cmakedir": (native_files.get_cmake_dir, "print the folder for CMake's filetimer_DIR"),
+    "--pkgconfigdir": (native_files.get_pkgconfig_dir, "print the folder for PKG_CONFIG_PATH"),
 }
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -84,7 +91,15 @@ def _main_options(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"filetimer {__version__}")
-    parser.parse_args(arguments)
+    for option, (show, summary) in NATIVE_FILES.items():
+        parser.add_argument(
+            option, action="append_const", dest="native_files", const=show, help=summary
+        )
+    options = parser.parse_args(arguments)
+    if options.native_files:
+        for show in options.native_files:
+            print(show())
+        return 0
     raise CommandError(f"no command given: choose one of {', '.join(COMMANDS)}")
 
 
