@@ -87,7 +87,7 @@ def test_used_up_restarts_end_in_a_report_of_rank_signal_and_scope(job: Job) -> 
     report = result.output[result.output.index("FAILED\n") :]
     assert re.search(
         r"rank      : 1 .*\n"
-        r"  exitcode  : -9 .*\(SIGKILL\)\n"
+        r"  exitcode  : -9 .*\n"
         r".*\n"
         r"  traceback : filetimer reaped rank 1 \(pid \d+\): its timer 'exchange of gradients' "
         r"expired, and signal 9 \(SIGKILL\) was sent",

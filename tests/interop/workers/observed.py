@@ -1,6 +1,7 @@
 """An agent that is watched: its health check and its event log.  usage: observed.py DIRECTORY"""
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from torch.distributed.elastic import events
 from torch.distributed.elastic.agent.server import local_elastic_agent
 from torch.distributed.elastic.agent.server.health_check_server import HealthCheckServer
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -35,7 +37,19 @@ class Probe(HealthCheckServer):
             time.sleep(0.1)
 
 
+# torch before 2.8 has one handler for events, and no option to choose it.
+KNOWN = LaunchConfig.__dataclass_fields__
+CONSOLE_EVENTS = {"event_log_handler": "console"} if "event_log_handler" in KNOWN else {}
+
+
+def show_events() -> None:
+    """What the option does, where it is missing."""
+    if not CONSOLE_EVENTS:
+        events.get_logging_handler = lambda destination="null": logging.StreamHandler()
+
+
 def main() -> None:
+    show_events()
     local_elastic_agent.create_healthcheck_server = lambda **options: Probe(**options)
     os.environ["TORCHELASTIC_HEALTH_CHECK_PORT"] = "1"
     assert torchelastic.enable()
@@ -48,7 +62,7 @@ def main() -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=1,
         monitor_interval=0.05,
-        event_log_handler="console",
+        **CONSOLE_EVENTS,
     )
     started = time.time()
     elastic_launch(config, sys.executable)(PLAIN, "once_after_a_while", sys.argv[1])
