@@ -182,7 +182,8 @@ def test_the_hook_never_raises(
     monkeypatch.setenv("FILETIMER_TORCHRUN", "1")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv(torchelastic.ENABLE, "to be restored")
-    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("torch", torchelastic.TIMER_PACKAGE):  # another test may have imported them
+        monkeypatch.setitem(sys.modules, name, None)
     assert torchrun_handler.register()
     assert "filetimer is not used: ModuleNotFoundError" in caplog.text
 
