@@ -116,7 +116,10 @@ class NativeTimerClient(TimerClient):
     def release(self, scope_id: str) -> None:
         """Take the timer of this scope back.  Never raises for a server that is gone."""
         try:
-            scope = self._scopes.get(scope_id) or self._new_scope(scope_id)
+            try:
+                scope = self._scopes[scope_id]
+            except KeyError:
+                scope = self._new_scope(scope_id)
             result = _quick_release(scope)
             if result <= 0:
                 left = _seconds_until(scope.deadline_us)
