@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import threading
 import time
@@ -43,3 +45,9 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.005)
+
+
+def census() -> tuple[set[str], int]:
+    """The open descriptors and the number of threads, once what earlier tests left is gone."""
+    gc.collect()  # queues and pipes close when they are collected, whenever that is
+    return set(os.listdir("/proc/self/fd")), threading.active_count()

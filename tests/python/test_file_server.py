@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, EventList, StartWorker, eventually
+from support import PATIENCE, EventList, StartWorker, census, eventually
 from test_decoder import REJECTED
 
 import filetimer as timer
@@ -338,7 +338,7 @@ def test_the_debug_hook_is_called_and_may_raise(
 
 class TestLifeCycle:
     def test_stop_with_and_without_clients_leaves_nothing(self, fifo_path: str) -> None:
-        before = (set(os.listdir("/proc/self/fd")), threading.active_count())
+        before = census()
         for daemon in (True, False):
             for clients in (0, 1):
                 server = timer.FileTimerServer(fifo_path, "test", daemon=daemon)
@@ -349,7 +349,7 @@ class TestLifeCycle:
                 server.stop()
                 server.stop()
                 assert not os.path.exists(fifo_path)
-        assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
+        assert census() == before
 
     def test_stop_does_not_wait_for_max_interval(self, fifo_path: str) -> None:
         server = timer.FileTimerServer(fifo_path, "test", max_interval=3600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-import os
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, EventList, eventually
+from support import PATIENCE, EventList, census, eventually
 
 import filetimer as timer
 
@@ -108,7 +107,7 @@ def test_a_managers_queue_will_do() -> None:
 
 def test_stop_is_immediate_and_leaves_nothing() -> None:
     queue: Any = mp.get_context("spawn").Queue()
-    before = (set(os.listdir("/proc/self/fd")), threading.active_count())
+    before = census()
     server = timer.LocalTimerServer(queue, max_interval=3600, daemon=False)
     server.start()
     with pytest.raises(RuntimeError, match="stop"):
@@ -117,7 +116,7 @@ def test_stop_is_immediate_and_leaves_nothing() -> None:
     server.stop()
     server.stop()
     assert time.monotonic() - started < 60
-    assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert census() == before
 
 
 def test_the_public_methods(events: EventList) -> None:
