@@ -53,6 +53,7 @@ class Bench:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
             "stdin": subprocess.DEVNULL,
+            "bufsize": 0,  # what readline() takes too much, communicate() would not see
             "env": self.environment,
             "cwd": self.directory,
         }

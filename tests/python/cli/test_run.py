@@ -310,8 +310,14 @@ def test_a_second_signal_ends_the_patience(bench):
 
 
 def test_a_signal_while_the_group_is_stopped_prevents_the_restart(bench):
-    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    worker = bench.script(f"{deaf}if rank: sys.exit(3)\nprint('up')\n{HANG}")
+    worker = bench.script(
+        "deaf = os.environ['FILETIMER_PATH'] + '.deaf'\n"
+        "while rank and not os.path.exists(deaf): time.sleep(0.01)\n"
+        "if rank: sys.exit(3)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(deaf, 'w').close()\n"
+        "print('up')\n" + HANG
+    )
     arguments = ("--workers", "2", "--max-restarts", "5", "--kill-after", "600")
     process = bench.popen("run", *arguments, "--", *worker)
     process.stdout.readline()
