@@ -38,6 +38,22 @@ RECOVERED = "server recovered"
 SERVER_DIED = "server died"
 
 
+# What readers of the journal cannot see in the records.
+JOURNALLED = frozenset(
+    {
+        TIMER_EXPIRED,
+        KILL_WORKER,
+        TIMER_REFUSED,
+        WORKER_EXITED,
+        WORKER_DIED,
+        KILL_FAILED,
+        KILL_ESCALATED,
+        WORKER_UNKILLABLE,
+    }
+)
+MAX_UNWRITTEN = 1000  # events of one pass that are kept: a flood must not fill the journal
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
@@ -156,15 +172,23 @@ class EventReporter:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.counts: dict[tuple[str, str | None], int] = {}
+        self._unwritten: list[Event] = []  # for the journal
         self._log = EventLog(logger.log)
         self._log_event = log_event
         self._on_event = on_event
+
+    def take_unwritten(self) -> list[Event]:
+        """What was reported since the last call and is to be kept in the journal."""
+        unwritten, self._unwritten = self._unwritten, []
+        return unwritten
 
     def report(self, name: str, **fields: Any) -> None:
         """Report one event; ``fields`` are those of :class:`Event`."""
         event = Event(name, time=time.time(), **fields)
         key = (event.name, event.code)
         self.counts[key] = self.counts.get(key, 0) + 1
+        if event.name in JOURNALLED and len(self._unwritten) < MAX_UNWRITTEN:
+            self._unwritten.append(event)
         self._log(event)
         if self._log_event is not None and event.name in TORCH_NAMES:
             _call(self._log_event, event.name, event.request())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from filetimer import debug_info_logging
 from filetimer.server import events
 from filetimer.server.events import EventReporter
+from filetimer.server.journal import event_line
 from filetimer.server.process import ProcessHandle, open_process
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
 from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker
@@ -49,6 +50,7 @@ class Watchdog:
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
         self.reaper = Reaper(reporter, kill_after)
+        self._reporter = reporter
         self._report = reporter.report
         self._run_id = run_id
         self._rejections: list[Rejection] = []
@@ -72,6 +74,10 @@ class Watchdog:
         self.reaper.tick(monotonic)
         self._report_rejections()
         return bool(expiries)
+
+    def take_notes(self) -> bytes:
+        """What happened since the last call, as lines for the journal."""
+        return b"".join(event_line(event.to_dict()) for event in self._reporter.take_unwritten())
 
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""
