@@ -58,7 +58,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
     ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
-    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.
+    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.  ``evidence`` is the
+    path of the report on a hung worker, ``where`` the innermost frames of its hang.
     """
 
     name: str
@@ -71,6 +72,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     expiration_time: float | None = None
     detail: str | None = None
     time: float = 0.0
+    evidence: str | None = None
+    where: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
@@ -97,6 +100,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(describe_signal(self.signal))
         if self.detail is not None:
             parts.append(self.detail)
+        if self.where is not None:
+            parts.append(f"in {self.where}")
+        if self.evidence is not None:
+            parts.append(f"evidence in {self.evidence}")
         return f"{self.name}: {', '.join(parts)}" if parts else self.name
 
     def request(self) -> FileTimerRequest | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import weakref
 from collections.abc import Iterable
 
-from filetimer.runtime import journal_path, runtime_directory
+from filetimer.runtime import journal_path, runtime_directory, stacks_directory
 from filetimer.server import events
 from filetimer.server.events import EventReporter
 from filetimer.server.fifo import ServerFifo
@@ -120,6 +121,9 @@ class FifoSource:
                 self._journal.close(self._keep_journal)
             except OSError as error:
                 self._degraded(error, "its history is not kept")
+        # What the workers left there for the collector: reaped ones could not remove it.
+        stacks = stacks_directory(self._fifo.path, runtime_directory())
+        shutil.rmtree(stacks, ignore_errors=True)
         self._fifo.close()
 
     @property

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from filetimer.server.timers import Now, Worker
-from filetimer.wire.decoder import UNSET
+from filetimer.wire.decoder import UNSET, Record
 
 __all__ = [
     "CHUNK_LINE",
@@ -46,6 +46,7 @@ __all__ = [
     "own_records",
     "read_history",
     "read_journal",
+    "timer_line",
 ]
 
 FORMAT = 2
@@ -330,20 +331,24 @@ def boot_id() -> str:
         return ""
 
 
+def timer_line(worker: Worker[Any], timer: Record) -> bytes:
+    """A timer as a record that would set it again, for this very process."""
+    record: dict[str, Any] = {
+        "version": 2,
+        "pid": timer.pid,
+        "scope_id": timer.scope_id,
+        "expiration_time": timer.expiration_time,
+        "signal": timer.signal,
+        "deadline": timer.deadline,
+    }
+    if worker.start_time is not None:
+        record["start_time"] = worker.start_time
+    if timer.token is not UNSET:
+        record["token"] = timer.token
+    return json.dumps(record).encode("ascii") + b"\n"
+
+
 def _to_lines(workers: Iterable[Worker[Any]]) -> Iterator[bytes]:
-    """The timers as records that would set them again, for these very processes."""
     for worker in workers:
         for timer in worker.timers.values():
-            record: dict[str, Any] = {
-                "version": 2,
-                "pid": timer.pid,
-                "scope_id": timer.scope_id,
-                "expiration_time": timer.expiration_time,
-                "signal": timer.signal,
-                "deadline": timer.deadline,
-            }
-            if worker.start_time is not None:
-                record["start_time"] = worker.start_time
-            if timer.token is not UNSET:
-                record["token"] = timer.token
-            yield json.dumps(record).encode("ascii") + b"\n"
+            yield timer_line(worker, timer)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from filetimer import debug_info_logging
 from filetimer.server import events
 from filetimer.server.events import EventReporter
+from filetimer.server.holding import Collector, Holding
 from filetimer.server.journal import event_line
 from filetimer.server.process import ProcessHandle, open_process
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
@@ -37,6 +38,7 @@ class Watchdog:
         kill_after: see :class:`Reaper`.
         watch: called with the process of every worker that is admitted.
         unwatch: called before that process is let go of.
+        collector: looks at a worker before it is signalled; None: signal at once.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Watchdog:
         kill_after: float | None = None,
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
+        collector: Collector | None = None,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
         self.reaper = Reaper(reporter, kill_after)
+        self.holding = Holding(self.table, collector)
         self._reporter = reporter
         self._report = reporter.report
         self._run_id = run_id
@@ -68,16 +72,21 @@ class Watchdog:
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
         expiries = self.table.expire(monotonic)
+        kills = self.holding.due(expiries)
+        ended = [self.reaper.signal(kill.process, kill.timer, monotonic) for kill in kills]
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
+        for kill, end in zip(kills, ended, strict=True):
+            self.reaper.report(kill.timer, end, monotonic, kill.findings)
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
         self._report_rejections()
-        return bool(expiries)
+        return bool(expiries or kills)
 
     def take_notes(self) -> bytes:
         """What happened since the last call, as lines for the journal."""
-        return b"".join(event_line(event.to_dict()) for event in self._reporter.take_unwritten())
+        events = self._reporter.take_unwritten()
+        return self.holding.take_notes() + b"".join(event_line(e.to_dict()) for e in events)
 
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""
@@ -99,6 +108,7 @@ class Watchdog:
 
     def close(self) -> None:
         """Let go of all workers."""
+        self.holding.close()
         for worker in list(self.table.workers.values()):
             self._unwatch(worker.process)
             self.table.forget(worker)
@@ -123,6 +133,8 @@ class Watchdog:
     def _reap(self, expiry: Expiry[ProcessHandle], monotonic: float) -> Outcome | None:
         if expiry.decisive is None:
             return None  # SPEC S-9
+        if self.holding.hold(expiry, monotonic):
+            return None  # SPEC S-19
         return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
 
     def _report_expiry(
