@@ -21,7 +21,7 @@ from filetimer.evidence.model import Member, OpenScope, PastScope, Report
 from filetimer.evidence.proc import describe_process
 from filetimer.evidence.stacks import ask_for_stacks, native_stacks, offers, read_stacks
 from filetimer.evidence.text import in_words
-from filetimer.evidence.verdict import elsewhere, innermost, verdict, where
+from filetimer.evidence.verdict import elsewhere, one_of_each_place, verdict, where
 from filetimer.replay import History, load_history
 from filetimer.server.journal import JournalError
 from filetimer.server.timers import Now
@@ -109,6 +109,8 @@ def _add_scopes(members: list[Member], task: dict[str, Any]) -> None:
         member.open = [
             _open_scope(timer, member, begun, now) for timer in timers.get(member.pid, ())
         ]
+        # Others may have expired since the server began this.
+        member.expired |= any(scope.left <= 0 < scope.signal for scope in member.open)
         spans = [span for span in history.spans if span.worker.pid == member.pid]
         completed = [span for span in spans if span.completed]
         member.recent = [
@@ -138,14 +140,13 @@ def _open_scope(timer: dict[str, Any], member: Member, begun: Any, now: Now) -> 
 
 
 def _look_at_native(members: list[Member], until: float) -> None:
-    """Native stacks of the expired, and of those that are elsewhere."""
-    others = elsewhere(members)
-    chosen = [member for member in members if member.expired or member in others]
+    """Native stacks of one worker of each place: those of its companions would be the same."""
+    chosen = one_of_each_place(members)[:MOST_NATIVE]
     for member in members:
-        if member not in chosen[:MOST_NATIVE]:
-            member.native_missing = "they are looked at for workers that expired or are elsewhere"
+        if member not in chosen:
+            member.native_missing = "they are looked at for one worker of each place"
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for member in chosen[:MOST_NATIVE]:
+        for member in chosen:
             pool.submit(_add_native, member, until)
 
 
@@ -176,9 +177,8 @@ def _summary(member: Member, members: list[Member]) -> str | None:
     others = elsewhere(members)
     if own is None or member in others or not others:
         return own
-    frames = innermost(others[0])
     more = f", and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"{own}; elsewhere: {others[0].name} in {frames[0] if frames else '?'}{more}"
+    return f"{own}; elsewhere: {others[0].name} in {where(others[0]) or '?'}{more}"
 
 
 def _replace(path: str, text: str) -> None:

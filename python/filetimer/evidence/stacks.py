@@ -55,7 +55,8 @@ def ask_for_stacks(offer: Offer) -> str | None:
     """Make the worker write its stacks; why not, where that is not safe.
 
     The signal would end a process that does not handle it, and the descriptor may be another
-    file's by now: both are looked at first.
+    file's by now: both are looked at first.  Like any signal with a handler, it makes a sleep, a
+    poll or a select in C return early; locks, reads and writes go on.
     """
     process = open_process(offer.pid)
     if process is None:
@@ -161,7 +162,7 @@ def _parse_pystack(output: str) -> list[Stack]:
 
 _TOOLS = (
     ("py-spy", ("dump", "--json", "--native", "--pid"), _parse_py_spy),
-    ("pystack", ("remote", "--native-all", "--no-block"), _parse_pystack),
+    ("pystack", ("remote", "--native-all"), _parse_pystack),
     ("py-spy", ("dump", "--json", "--pid"), _parse_py_spy),
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from filetimer.evidence.model import Frame, Member, Stack
 
-__all__ = ["elsewhere", "hanging_stack", "innermost", "verdict", "where"]
+__all__ = ["elsewhere", "hanging_stack", "one_of_each_place", "verdict", "where"]
 
 SHOWN = 3  # frames of each kind
 
@@ -29,7 +29,7 @@ def hanging_stack(member: Member) -> Stack | None:
     return mains[0] if mains else (stacks[-1] if stacks else None)
 
 
-def innermost(member: Member) -> list[Frame]:
+def _innermost(member: Member) -> list[Frame]:
     """The frames to show of a hang, innermost first: native ones, then Python's."""
     stack = hanging_stack(member)
     if stack is None:
@@ -41,7 +41,7 @@ def innermost(member: Member) -> list[Frame]:
 
 def where(member: Member) -> str | None:
     """Where a worker is, in words."""
-    frames = innermost(member)
+    frames = _innermost(member)
     if frames:
         return " < ".join(map(str, frames))
     waits = next((task.wchan for task in member.tasks if task.wchan), None)
@@ -72,6 +72,12 @@ def elsewhere(members: list[Member]) -> list[Member]:
     if waiting is None:
         return []
     return [member for group in groups if group is not waiting for member in group]
+
+
+def one_of_each_place(members: list[Member]) -> list[Member]:
+    """A worker for each place where there are some; where it can be, one that has expired."""
+    ordered = sorted(members, key=lambda member: not member.expired)
+    return [group[0] for group in reversed(_by_place(ordered))]
 
 
 def _by_place(members: Iterable[Member]) -> list[list[Member]]:
