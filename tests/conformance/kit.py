@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -75,6 +76,13 @@ def jansson() -> list[str]:
     return ["-I", str(ROOT / "c" / "include")]
 
 
+def native(folder: Path) -> Command:
+    """filetimer.NativeTimerClient, where its module was compiled."""
+    if importlib.util.find_spec("filetimer._native") is None:
+        raise Missing("filetimer._native (install filetimer with a C compiler)")
+    return (sys.executable, "-m", "filetimer.conformance.driver", "--client", "native")
+
+
 def torch(folder: Path) -> Command:
     """Torch may be installed beside us, or for another Python that TORCH_PYTHON names."""
     python = os.environ.get("TORCH_PYTHON", sys.executable)
@@ -96,6 +104,7 @@ SUBJECTS = (
     Subject("rust", ("codec", "client"), (1, 2), rust),
     Subject("c", ("codec", "client"), (2,), c),
     Subject("cpp", ("codec", "client"), (2,), cpp),
+    Subject("native", ("client",), (2,), native),
     Subject("torch", ("client", "server"), (1,), torch, failures="torch-2.13.md"),
 )
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch_jobs import STOCK, TORCHRUN, Job, one_host
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = """
@@ -94,3 +95,31 @@ def test_under_torchs_own_server(extension: Path, tmp_path: Path, what: str) -> 
     finally:
         server.kill()
         server.wait()
+
+
+WORKER = """
+import os, torch, op
+assert op.scale(torch.ones(2), 2.0, False).tolist() == [2.0, 2.0]
+print("in native code, pid", os.getpid(), flush=True)
+op.scale(torch.ones(2), 2.0, True)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_under_an_unmodified_torchrun(extension: Path, tmp_path: Path) -> None:
+    """torch's own agent and server, and nothing of ours but the header in the extension.
+
+    The worker's death is the proof.  (From torch 2.7 on, the server then kills its own agent.)
+    """
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    with Job(tmp_path / "job") as job:
+        job.start(TORCHRUN, *one_host(1, 0), script, PYTHONPATH=str(extension), **STOCK)
+        match = job.wait_for(r"in native code, pid (\d+)", 60)
+        eventually_gone = time.monotonic() + 30
+        while int(match[1]) in job.processes():
+            assert time.monotonic() < eventually_gone, job.output()
+            time.sleep(0.05)
+        result = job.wait(60)
+    assert result.status in (-signal.SIGKILL, 1), result.output
+    assert "filetimer: reaped" not in result.output  # it was not our server

@@ -1,8 +1,14 @@
-"""The FIFO client against a pipe that the test reads itself."""
+"""The two clients of a FIFO, in Python and in C, against a pipe that the test reads itself.
+
+What holds for one holds for the other: a test that takes ``client`` runs with both, and with both
+ways of writing without SIGPIPE.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import importlib
 import json
 import logging
 import os
@@ -13,22 +19,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import filetimer as timer
 from filetimer.client import pipe as pipe_module
 
+Client = timer.FileTimerClient | timer.NativeTimerClient if TYPE_CHECKING else timer.TimerClient
+
 
 class Reader:
     """Both ends of the FIFO, as a server holds them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, locked: bool = True) -> None:
         self.path = path
         if not os.path.exists(path):
             os.mkfifo(path)
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        if locked:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def raw(self) -> bytes:
         chunks = b""
@@ -63,22 +73,54 @@ def reader(fifo_path: str) -> Iterator[Reader]:
         pass
 
 
+def need_native() -> Any:
+    """The module of NativeTimerClient; where it was not compiled the test is skipped, or fails."""
+    try:
+        return importlib.import_module("filetimer.client.native_client")
+    except ImportError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["file", "native"])
+def make(request: pytest.FixtureRequest) -> type[Client]:
+    """The class of a client."""
+    if request.param == "native":
+        need_native()
+        return timer.NativeTimerClient
+    return timer.FileTimerClient
+
+
 @pytest.fixture(params=["nosignal", "masked"])
 def client(
-    request: pytest.FixtureRequest, fifo_path: str, monkeypatch: pytest.MonkeyPatch
-) -> timer.FileTimerClient:
-    """The same tests over both ways of writing without SIGPIPE (SPEC C-3)."""
+    request: pytest.FixtureRequest,
+    make: type[Client],
+    fifo_path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Client:
+    """The same tests over both clients and both ways of writing without SIGPIPE (SPEC C-3)."""
     if request.param == "nosignal" and not pipe_module._has_nosignal():
         pytest.skip("this kernel has no RWF_NOSIGNAL (Linux 6.18)")
     monkeypatch.setattr(pipe_module, "_has_nosignal", lambda: request.param == "nosignal")
-    return timer.FileTimerClient(fifo_path, timeout=0.2)
+    if make is not timer.FileTimerClient and request.param == "masked":
+        native = need_native()
+        monkeypatch.setattr(native, "INIT_FLAGS", native.lib.FILETIMER_MASK_SIGPIPE)
+    return make(fifo_path, timeout=0.2)
+
+
+def descriptor(client: Client) -> int:
+    """The number that the client writes to; -1: none yet."""
+    pipe = getattr(client, "_pipe", None)
+    number: int = client._client.fd_ if pipe is None else pipe._fd
+    return number
 
 
 def own_start_time() -> int:
     return int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
 
 
-def test_acquire_and_release(client: timer.FileTimerClient, reader: Reader) -> None:
+def test_acquire_and_release(client: Client, reader: Reader) -> None:
     client.acquire("s", time.time() + 60)
     client.release("s")
     acquire, release = reader.records()
@@ -101,7 +143,7 @@ def test_version_1(fifo_path: str, reader: Reader) -> None:
     assert [list(record) for record in reader.records()] == [keys, keys]
 
 
-def test_each_block_has_a_token_of_its_own(client: timer.FileTimerClient, reader: Reader) -> None:
+def test_each_block_has_a_token_of_its_own(client: Client, reader: Reader) -> None:
     with timer.expires(60, scope="s", client=client), timer.expires(60, scope="s", client=client):
         pass
     tokens = [record["token"] for record in reader.records()]
@@ -109,7 +151,7 @@ def test_each_block_has_a_token_of_its_own(client: timer.FileTimerClient, reader
     assert tokens[2:] == [tokens[1], tokens[0]]
 
 
-def test_extend_keeps_the_token(client: timer.FileTimerClient, reader: Reader) -> None:
+def test_extend_keeps_the_token(client: Client, reader: Reader) -> None:
     with timer.expires(60, client=client):
         timer.extend(600)
     first, second, last = reader.records()
@@ -117,7 +159,7 @@ def test_extend_keeps_the_token(client: timer.FileTimerClient, reader: Reader) -
     assert second["deadline"] - first["deadline"] > 500
 
 
-def test_a_record_is_one_write_of_one_line(client: timer.FileTimerClient, reader: Reader) -> None:
+def test_a_record_is_one_write_of_one_line(client: Client, reader: Reader) -> None:
     """SPEC F-1, F-3: what one read gets is whole lines."""
     for _ in range(20):
         client.acquire("s\n\"'\\é\u2028", time.time() + 60)
@@ -126,14 +168,14 @@ def test_a_record_is_one_write_of_one_line(client: timer.FileTimerClient, reader
     assert {json.loads(line)["scope_id"] for line in lines[:-1]} == {"s\n\"'\\é\u2028"}
 
 
-def test_no_server_at_all_is_a_broken_pipe(client: timer.FileTimerClient, fifo_path: str) -> None:
+def test_no_server_at_all_is_a_broken_pipe(client: Client, fifo_path: str) -> None:
     with pytest.raises(BrokenPipeError, match="no timer server"):
         client.acquire("s", time.time() + 60)
     assert not os.path.exists(fifo_path)  # SPEC T-2
 
 
-def test_a_server_may_turn_up_after_its_client(fifo_path: str) -> None:
-    client = timer.FileTimerClient(fifo_path, timeout=20)
+def test_a_server_may_turn_up_after_its_client(make: type[Client], fifo_path: str) -> None:
+    client = make(fifo_path, timeout=20)
     late: list[Reader] = []
     starter = threading.Timer(0.2, lambda: late.append(Reader(fifo_path)))
     starter.start()
@@ -143,9 +185,7 @@ def test_a_server_may_turn_up_after_its_client(fifo_path: str) -> None:
     late[0].close()
 
 
-def test_a_server_that_is_gone_is_a_broken_pipe(
-    client: timer.FileTimerClient, reader: Reader
-) -> None:
+def test_a_server_that_is_gone_is_a_broken_pipe(client: Client, reader: Reader) -> None:
     client.acquire("s", time.time() + 60)
     reader.close()
     with pytest.raises(BrokenPipeError, match="not acquired"):
@@ -153,7 +193,7 @@ def test_a_server_that_is_gone_is_a_broken_pipe(
 
 
 def test_a_release_without_a_server_is_logged_once(
-    client: timer.FileTimerClient, reader: Reader, caplog: pytest.LogCaptureFixture
+    client: Client, reader: Reader, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SPEC C-2."""
     caplog.set_level(logging.WARNING, "filetimer")
@@ -166,26 +206,24 @@ def test_a_release_without_a_server_is_logged_once(
 
 
 def test_the_descriptor_keeps_its_number_when_the_server_comes_back(
-    client: timer.FileTimerClient, reader: Reader, fifo_path: str
+    client: Client, reader: Reader, fifo_path: str
 ) -> None:
     """SPEC C-5."""
     client.acquire("s", time.time() + 60)
-    number = client._pipe._fd
+    number = descriptor(client)
     reader.close()
     os.unlink(fifo_path)
     with pytest.raises(BrokenPipeError):
         client.acquire("s", time.time() + 60)
     back = Reader(fifo_path)
     client.acquire("s", time.time() + 60)
-    assert client._pipe._fd == number
+    assert descriptor(client) == number
     assert not os.get_inheritable(number)
     assert len(back.records()) == 1
     back.close()
 
 
-def test_a_full_pipe_is_waited_for_but_not_forever(
-    client: timer.FileTimerClient, reader: Reader
-) -> None:
+def test_a_full_pipe_is_waited_for_but_not_forever(client: Client, reader: Reader) -> None:
     """SPEC C-1."""
     client.acquire("s", time.time() + 60)
     reader.fill()
@@ -199,7 +237,7 @@ def test_a_full_pipe_is_waited_for_but_not_forever(
 
 
 def test_a_release_waits_for_no_more_than_its_timer_has_left(
-    client: timer.FileTimerClient, reader: Reader
+    client: Client, reader: Reader
 ) -> None:
     handle = client.begin("s", 0.3)
     reader.fill()
@@ -208,9 +246,7 @@ def test_a_release_waits_for_no_more_than_its_timer_has_left(
     reader.raw()
 
 
-def test_async_code_does_not_block_its_loop_on_a_full_pipe(
-    client: timer.FileTimerClient, reader: Reader
-) -> None:
+def test_async_code_does_not_block_its_loop_on_a_full_pipe(client: Client, reader: Reader) -> None:
     client.acquire("s", time.time() + 60)
     client.timeout = 20
     reader.fill()
@@ -233,27 +269,25 @@ def test_async_code_does_not_block_its_loop_on_a_full_pipe(
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_a_long_scope_is_a_runtime_error(client: timer.FileTimerClient, reader: Reader) -> None:
+def test_a_long_scope_is_a_runtime_error(client: Client, reader: Reader) -> None:
     with pytest.raises(RuntimeError, match="shorter scope"):
         client.acquire("x" * 5000, time.time() + 60)
     assert reader.raw() == b""
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_expiration_time_is_checked(client: timer.FileTimerClient, value: float) -> None:
+def test_expiration_time_is_checked(client: Client, value: float) -> None:
     with pytest.raises(ValueError, match="finite Unix time"):
         client.acquire("s", value)
 
 
-def test_an_empty_scope_is_refused(client: timer.FileTimerClient) -> None:
+def test_an_empty_scope_is_refused(client: Client) -> None:
     with pytest.raises(ValueError, match="empty"):
         client.acquire("", time.time() + 60)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "socket"])
-def test_what_is_not_a_fifo_is_refused(
-    client: timer.FileTimerClient, fifo_path: str, kind: str
-) -> None:
+def test_what_is_not_a_fifo_is_refused(client: Client, fifo_path: str, kind: str) -> None:
     """SPEC C-4: and nothing is written to it."""
     if kind == "file":
         open(fifo_path, "w").close()
@@ -267,27 +301,35 @@ def test_what_is_not_a_fifo_is_refused(
 
 
 def test_a_fifo_of_a_stranger_is_refused(
-    client: timer.FileTimerClient, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    client: Client, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPEC C-4.  The FIFO's owner stays; it is we who become somebody else."""
     if os.geteuid() == 0:
         os.chown(reader.path, 12345, -1)
+    elif not isinstance(client, timer.FileTimerClient):
+        pytest.skip("only root can give a FIFO away")
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(BrokenPipeError, match="stranger"):
         client.acquire("s", time.time() + 60)
 
 
-def test_sigpipe_never_kills_even_where_it_is_not_ignored(fifo_path: str, reader: Reader) -> None:
+def test_sigpipe_never_kills_even_where_it_is_not_ignored(
+    make: type[Client], fifo_path: str, reader: Reader
+) -> None:
     """SPEC C-3, in a process of its own, over both ways of writing."""
     code = """
 import os, signal, sys, time
 import filetimer as timer
-from filetimer.client import pipe
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+make = getattr(timer, sys.argv[2])
 if sys.argv[1] == "masked":
+    from filetimer.client import pipe
     pipe._has_nosignal = lambda: False
-client = timer.FileTimerClient(os.environ["P"], timeout=0.1)
+    if make is not timer.FileTimerClient:
+        from filetimer.client import native_client
+        native_client.INIT_FLAGS = native_client.lib.FILETIMER_MASK_SIGPIPE
+client = make(os.environ["P"], timeout=0.1)
 client.acquire("s", time.time() + 60)
 input()
 for _ in range(3):
@@ -299,7 +341,7 @@ assert signal.SIGPIPE not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 assert signal.SIGPIPE not in signal.sigpending()
 """
     workers = [
-        subprocess.Popen([sys.executable, "-c", code, way], stdin=subprocess.PIPE,
+        subprocess.Popen([sys.executable, "-c", code, way, make.__name__], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, text=True, env={**os.environ, "P": fifo_path})
         for way in ("nosignal", "masked")
     ]  # fmt: skip
@@ -313,6 +355,104 @@ assert signal.SIGPIPE not in signal.sigpending()
         assert (worker.returncode, out.split()) == (0, ["broken"] * 3)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_after_is_checked(client: Client, reader: Reader, value: float) -> None:
+    with pytest.raises(ValueError, match="finite number of seconds"):
+        client.begin("s", value)
+    handle = client.begin("s", 60)
+    with pytest.raises(ValueError, match="finite number of seconds"):
+        handle.extend(value)
+    assert len(reader.records()) == 1
+
+
+@pytest.mark.parametrize("after", [-5.0, 0.0])
+def test_a_time_that_has_passed_is_sent_all_the_same(
+    client: Client, reader: Reader, after: float
+) -> None:
+    client.begin("s", after)
+    client.acquire("s", time.time() + after)
+    for record in reader.records():
+        assert 0 <= record["deadline"] <= time.monotonic()
+        assert 0 <= record["expiration_time"] <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("scope", "sent"),
+    [("a\0b", "a\0b"), ("\udce9", "\ufffd"), ("\ud83d\ude00", "\ufffd\ufffd"), ("😀é", "😀é")],
+)
+def test_any_scope_comes_out_the_same(
+    client: Client, reader: Reader, scope: str, sent: str
+) -> None:
+    """SPEC R-8.  A release matches its acquire, whatever characters there are."""
+    client.acquire(scope, time.time() + 60)
+    client.release(scope)
+    assert [record["scope_id"] for record in reader.records()] == [sent, sent]
+
+
+def test_a_handle_that_has_ended(client: Client, reader: Reader) -> None:
+    handle = client.begin("s", 60)
+    assert handle.end()
+    assert handle.end()
+    with pytest.raises(RuntimeError, match="has ended"):
+        handle.extend(60)
+    assert len(reader.records()) == 2
+
+
+def test_without_waiting_a_full_pipe_is_said_so(client: Client, reader: Reader) -> None:
+    handle = client.begin("s", 60)
+    reader.fill()
+    with pytest.raises(BlockingIOError, match="full"):
+        client.begin("s", 60, wait=False)
+    assert not handle.end(wait=False)
+    reader.raw()
+    assert handle.end(wait=False)
+    assert len(reader.records()) == 1
+
+
+def test_a_signal_handler_may_end_a_wait(client: Client, reader: Reader) -> None:
+    """Ctrl-C at a full pipe: the wait of a release is long, and must not be deaf."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = client.begin("s", 600)
+    reader.fill()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            handle.end()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_after_close_the_next_timer_opens_the_pipe_again(client: Client, reader: Reader) -> None:
+    client.acquire("s", time.time() + 60)
+    number = descriptor(client)
+    client.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    client.acquire("s", time.time() + 60)
+    assert len(reader.records()) == 2
+
+
+def test_a_release_by_another_thread(client: Client, reader: Reader) -> None:
+    """SPEC C-7."""
+    handle = client.begin("s", 60)
+    thread = threading.Thread(target=handle.end)
+    thread.start()
+    thread.join()
+    acquire, release = reader.records()
+    assert acquire["token"] == release["token"]
+    assert release["expiration_time"] == -1
+
+
+def test_there_is_no_such_signal(make: type[Client], fifo_path: str) -> None:
+    with pytest.raises(ValueError, match="no signal 65"):
+        make(fifo_path, 65)
+
+
 class TestFork:
     """SPEC C-6."""
 
@@ -320,6 +460,7 @@ class TestFork:
         pid = os.fork()
         if pid == 0:
             try:
+                signal.alarm(20)  # it must not outlive its test
                 action()
                 os._exit(0)
             except BaseException:
@@ -330,7 +471,7 @@ class TestFork:
         assert os.waitpid(pid, 0)[1] == 0
 
     def test_a_child_writes_its_own_pid_and_start_time(
-        self, client: timer.FileTimerClient, reader: Reader
+        self, client: Client, reader: Reader
     ) -> None:
         client.acquire("parent", time.time() + 60)
         time.sleep(0.05)  # start times tick in hundredths of a second
@@ -339,34 +480,66 @@ class TestFork:
         assert parent["pid"] == os.getpid() != child["pid"]
         assert child["start_time"] > parent["start_time"]
 
-    def test_a_child_does_not_end_its_parents_timer(
-        self, client: timer.FileTimerClient, reader: Reader
-    ) -> None:
+    def test_a_child_does_not_end_its_parents_timer(self, client: Client, reader: Reader) -> None:
         handle = client.begin("s", 60)
         self.in_child(handle.end)
         self.in_child(lambda: handle.extend(600))
         assert len(reader.records()) == 1
 
     def test_a_child_that_reused_the_number_keeps_its_file(
-        self, client: timer.FileTimerClient, reader: Reader, tmp_path: Any
+        self, client: Client, reader: Reader, tmp_path: Any
     ) -> None:
         client.acquire("parent", time.time() + 60)
         file = tmp_path / "checkpoint"
 
         def child() -> None:
-            os.close(client._pipe._fd)
+            os.close(descriptor(client))
             fd = os.open(file, os.O_RDWR | os.O_CREAT)
-            assert fd == client._pipe._fd
+            assert fd == descriptor(client)
             client.acquire("child", time.time() + 60)
 
         self.in_child(child)
         assert file.read_bytes() == b""
         assert [record["scope_id"] for record in reader.records()] == ["parent", "child"]
 
-    def test_tokens_of_parent_and_child_differ(self) -> None:
-        from filetimer.client.tokens import new_token
+    def test_tokens_of_parent_and_child_differ(self, client: Client, reader: Reader) -> None:
+        client.begin("s", 60)
+        self.in_child(lambda: client.begin("s", 60))
+        parent, child = (record["token"] for record in reader.records())
+        assert abs(parent - child) > 1000
 
-        reader, writer = os.pipe()
-        self.in_child(lambda: os.write(writer, str(new_token()).encode()))
-        assert abs(int(os.read(reader, 100)) - new_token()) > 1000
-        os.close(reader), os.close(writer)
+    def test_a_child_waits_for_nothing_on_behalf_of_its_parent(
+        self, client: Client, reader: Reader
+    ) -> None:
+        """SPEC C-1: what the parent's timer has left is not the child's patience."""
+        client.acquire("s", time.time() + 600)
+        reader.fill()
+        self.in_child(lambda: client.release("s"))
+
+
+def test_a_server_without_a_lock_is_not_kept_waiting_for_the_end_of_the_file(
+    make: type[Client], tmp_path: Any
+) -> None:
+    """SPEC C-10.  torch's server acts on no timer while a writer has the FIFO open."""
+    reader = Reader(str(tmp_path / "fifo"), locked=False)
+    before = set(os.listdir("/proc/self/fd"))
+    client = make(reader.path)
+    with timer.expires(60, "guarded", client):
+        assert set(os.listdir("/proc/self/fd")) == before
+    acquire, release = reader.records()
+    assert acquire["token"] == release["token"]
+    assert release["expiration_time"] == -1
+    reader.close()
+
+
+def test_the_fifo_is_kept_open_once_its_server_has_the_lock(
+    make: type[Client], tmp_path: Any
+) -> None:
+    """SPEC C-10, for a server that comes after its client."""
+    client = make(str(tmp_path / "fifo"), timeout=0.0)
+    with pytest.raises(OSError, match="no timer server"):
+        client.acquire("s", time.time() + 60)
+    reader = Reader(str(tmp_path / "fifo"))
+    client.acquire("s", time.time() + 60)
+    assert descriptor(client) >= 0
+    reader.close()

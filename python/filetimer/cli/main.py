@@ -2,6 +2,7 @@
 
 A subcommand is a module with two functions: ``add_arguments(parser)``, and ``execute(options)``,
 which returns the exit status.  It is imported only when it is called.  Its docstring is its help.
+One that parses its arguments itself has, instead, ``main(arguments)``.
 A command line after ``--``, where the table says that there is one, is ``options.command``.
 """
 
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from filetimer import __version__
+from filetimer import __version__, native_files
 from filetimer.cli.arguments import Parser
 from filetimer.cli.errors import CommandError
 
@@ -28,17 +29,28 @@ class Command(NamedTuple):
     module: str
     summary: str
     takes_command: bool = False
+    parses_itself: bool = False  # its ``main(arguments)`` is called with all that follows its name
 
 
 COMMANDS = {
     "run": Command("filetimer.cli.run", "run workers under a timer server", True),
     "serve": Command("filetimer.cli.serve", "serve timers at a path, in the foreground"),
     "expires": Command("filetimer.cli.expires", "guard one command with a timer", True),
+    "torchrun": Command(
+        "filetimer.cli.torchrun", "torchrun, with a timer server in its agent", parses_itself=True
+    ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
     "conformance": Command(
         "filetimer.conformance.cli", "try an implementation of the protocol", True
     ),
     "doctor": Command("filetimer.cli.doctor", "say what this host offers, and what to mend"),
+}
+
+NATIVE_FILES = {
+    "--includes": (native_files.includes, "print the -I option for C and C++ compilers, and nvcc"),
+    "--cflags": (native_files.cflags, "print all options for a C or C++ compiler"),
+    "--cmakedir": (native_files.get_cmake_dir, "print the folder for CMake's filetimer_DIR"),
+    "--pkgconfigdir": (native_files.get_pkgconfig_dir, "print the folder for PKG_CONFIG_PATH"),
 }
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -79,7 +91,15 @@ def _main_options(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"filetimer {__version__}")
-    parser.parse_args(arguments)
+    for option, (show, summary) in NATIVE_FILES.items():
+        parser.add_argument(
+            option, action="append_const", dest="native_files", const=show, help=summary
+        )
+    options = parser.parse_args(arguments)
+    if options.native_files:
+        for show in options.native_files:
+            print(show())
+        return 0
     raise CommandError(f"no command given: choose one of {', '.join(COMMANDS)}")
 
 
@@ -88,6 +108,9 @@ def _run(name: str, arguments: list[str]) -> int:
     if row is None:
         raise CommandError(f"there is no such command: choose one of {', '.join(COMMANDS)}")
     module = importlib.import_module(row.module)
+    if row.parses_itself:
+        own_status: int = module.main(arguments)
+        return own_status
     tail = " -- CMD..." if row.takes_command else ""
     parser = Parser(
         prog=f"filetimer {name}",

@@ -116,7 +116,7 @@ class FileTimerClient(TimerClient):
         try:
             encoder = self._encoder
             if encoder.pid != getpid():
-                encoder = self._new_encoder()
+                encoder, wait = self._new_encoder(), 0.0  # it cannot have a timer yet
             self._pipe.send(encoder.release(scope_id, token), wait)
         except BlockingIOError:
             return False
@@ -170,6 +170,8 @@ class FileTimerHandle:
         return False
 
     def _send(self, after: float, wait: float) -> None:
+        if not math.isfinite(after):
+            raise ValueError(f"after must be a finite number of seconds, not {after!r}")
         now = monotonic()
         deadline = now + after
         self._client._acquire(self._scope_id, max(0.0, wall() + after), deadline, self._token, wait)

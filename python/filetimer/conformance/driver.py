@@ -1,11 +1,13 @@
-"""The driver of filetimer itself: `python -m filetimer.conformance.driver`.
+"""The driver of filetimer itself: `python -m filetimer.conformance.driver [--client native]`.
 
-One method for each op of `protocol/driver.md`; nothing here judges, and nothing here mends what
-the package does.
+It tries `FileTimerClient`; with `--client native`, `NativeTimerClient` and nothing else.  One
+method for each op of `protocol/driver.md`; nothing here judges, and nothing here mends what the
+package does.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -39,6 +41,13 @@ HELLO: Message = {
         "refuses-token-two-to-the-53": "tokens are drawn by the package",
         "writes-no-field-it-was-not-given": "version 2 of the encoder always has a deadline",
     },
+}
+
+HELLO_NATIVE: Message = {
+    "name": f"filetimer.NativeTimerClient {filetimer.__version__}",
+    "language": "Python and C",
+    "versions": [2],
+    "roles": ["client"],
 }
 
 
@@ -196,22 +205,34 @@ def timeline(server: Message, processes: list[Message], steps: list[Message]) ->
 # --------------------------------------------------------------------------------------- client
 
 
+Connect = Callable[[str, int], TimerClient]  # given a path and a version
+
+
+def connect_file(path: str, version: int) -> TimerClient:
+    return filetimer.FileTimerClient(path, version=version)
+
+
+def connect_native(path: str, version: int) -> TimerClient:
+    return filetimer.NativeTimerClient(path)  # it has version 2 only
+
+
 class Client:
     """Ops of the role client. A handler and a forked child use the same objects."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Connect) -> None:
+        self.connect = connect
         self.client: TimerClient = filetimer.NoopTimerClient()
         self.guards: dict[str, TimerHandle] = {}
         self.in_handler = False
 
     def open(self, version: int, path: str | None = None) -> Message:
-        if isinstance(self.client, filetimer.FileTimerClient):
-            self.client.close()
+        if not isinstance(self.client, filetimer.NoopTimerClient):
+            self.client.close()  # type: ignore[attr-defined]
         self.client = filetimer.NoopTimerClient()
         path = path or path_from_env()
         if path is None:
             return self.unguarded()
-        self.client = filetimer.FileTimerClient(path, version=version)
+        self.client = self.connect(path, version)
         return {"ok": True}
 
     def unguarded(self) -> Message:
@@ -275,10 +296,10 @@ class Server:
 
 
 class Driver:
-    def __init__(self) -> None:
-        self.client, self.server = Client(), Server()
+    def __init__(self, hello: Message = HELLO, connect: Connect = connect_file) -> None:
+        self.client, self.server = Client(connect), Server()
         self.ops: dict[str, Callable[..., Message]] = {
-            "hello": lambda: {**HELLO, "pid": os.getpid()},
+            "hello": lambda: {**hello, "pid": os.getpid()},
             "noop": lambda: {"ok": True},
             "decode": decode,
             "encode": encode,
@@ -341,7 +362,10 @@ class Driver:
 
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a client must live with it (SPEC C-3)
-    driver = Driver()
+    parser = argparse.ArgumentParser(prog="python -m filetimer.conformance.driver")
+    parser.add_argument("--client", choices=["file", "native"], default="file")
+    native = parser.parse_args().client == "native"
+    driver = Driver(HELLO_NATIVE, connect_native) if native else Driver()
     for line in sys.stdin:
         print(json.dumps(driver.answer(json.loads(line))), flush=True)
 

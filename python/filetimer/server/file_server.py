@@ -93,7 +93,14 @@ class FileTimerServer:
                 evidence, evidence_budget, run_id, self._file_path, self._wake, self._journal_path
             )
         self._watchdog = Watchdog(
-            this_host(), self._reporter, run_id, kill_after, self._watch, self._unwatch, collector
+            this_host(),
+            self._reporter,
+            run_id,
+            kill_after,
+            self._watch,
+            self._unwatch,
+            self._before_signal,
+            collector,
         )
         self._thread: threading.Thread | None = None
         self._stop_at_exit = functools.partial(_stop_if_there, weakref.ref(self))
@@ -208,6 +215,9 @@ class FileTimerServer:
     def _unwatch(self, process: ProcessHandle) -> None:
         if self._loop is not None:
             self._loop.unwatch(process)
+
+    def _before_signal(self, process: ProcessHandle, timer: Record) -> None:
+        """A worker is about to be signalled; it may be gone an instant later.  Must be quick."""
 
 
 def _to_record(request: FileTimerRequest) -> Record | Rejection:

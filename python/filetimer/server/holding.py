@@ -93,10 +93,18 @@ class Holding:
         notes, self._notes = b"".join(self._notes), []
         return notes
 
-    def close(self) -> None:
-        """End all collecting."""
-        if self._collector is not None:
-            self._collector.close()
+    def close(self) -> list[Kill]:
+        """End all collecting; the signals that are still due."""
+        if self._collector is None:
+            return []
+        kills = [
+            self._let_go(held, self._collector.give_up(pid))
+            for pid, held in self._held.items()
+            if self._table.workers.get(pid) is held.worker
+        ]
+        self._held.clear()
+        self._collector.close()
+        return kills
 
     def _begin(self, collector: Collector, expiry: Expiry[ProcessHandle], now: float) -> _Held:
         decisive = expiry.decisive

@@ -7,12 +7,13 @@ pass of a server is: ``receive``, then ``process_exited`` for those that have, t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from filetimer import debug_info_logging
 from filetimer.server import events
 from filetimer.server.events import EventReporter
-from filetimer.server.holding import Collector, Holding
+from filetimer.server.holding import Collector, Holding, Kill
 from filetimer.server.journal import event_line
 from filetimer.server.process import ProcessHandle, open_process
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
@@ -28,6 +29,10 @@ def _nothing(process: ProcessHandle) -> None:
     pass
 
 
+def _nothing_before(process: ProcessHandle, timer: Record) -> None:
+    pass
+
+
 class Watchdog:
     """Times are monotonic seconds unless they are a ``Now``.
 
@@ -38,6 +43,8 @@ class Watchdog:
         kill_after: see :class:`Reaper`.
         watch: called with the process of every worker that is admitted.
         unwatch: called before that process is let go of.
+        before_signal: called right before a worker is signalled, with the timer that decides.
+            It delays the kill, so it must be quick; what it raises is logged.
         collector: looks at a worker before it is signalled; None: signal at once.
     """
 
@@ -49,6 +56,7 @@ class Watchdog:
         kill_after: float | None = None,
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
+        before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
         collector: Collector | None = None,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
@@ -59,6 +67,7 @@ class Watchdog:
         self._run_id = run_id
         self._rejections: list[Rejection] = []
         self._watch, self._unwatch = watch, unwatch
+        self._before_signal = before_signal
 
     def receive(self, results: Iterable[Record | Rejection], now: Now) -> None:
         """Apply records in order.  Rejections are reported by ``enforce``, after the kills."""
@@ -73,10 +82,8 @@ class Watchdog:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
         expiries = self.table.expire(monotonic)
         kills = self.holding.due(expiries)
-        ended = [self.reaper.signal(kill.process, kill.timer, monotonic) for kill in kills]
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
-        for kill, end in zip(kills, ended, strict=True):
-            self.reaper.report(kill.timer, end, monotonic, kill.findings)
+        self._kill(kills, monotonic)
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
@@ -108,7 +115,7 @@ class Watchdog:
 
     def close(self) -> None:
         """Let go of all workers."""
-        self.holding.close()
+        self._kill(self.holding.close(), time.monotonic())
         for worker in list(self.table.workers.values()):
             self._unwatch(worker.process)
             self.table.forget(worker)
@@ -135,7 +142,19 @@ class Watchdog:
             return None  # SPEC S-9
         if self.holding.hold(expiry, monotonic):
             return None  # SPEC S-19
-        return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
+        return self._signal(expiry.worker.process, expiry.decisive, monotonic)
+
+    def _kill(self, kills: list[Kill], monotonic: float) -> None:
+        ended = [self._signal(kill.process, kill.timer, monotonic) for kill in kills]
+        for kill, outcome in zip(kills, ended, strict=True):
+            self.reaper.report(kill.timer, outcome, monotonic, kill.findings)
+
+    def _signal(self, process: ProcessHandle, timer: Record, monotonic: float) -> Outcome:
+        try:
+            self._before_signal(process, timer)
+        except Exception:
+            logger.exception("what was to be done before a kill failed; the kill goes on")
+        return self.reaper.signal(process, timer, monotonic)
 
     def _report_expiry(
         self, expiry: Expiry[ProcessHandle], outcome: Outcome | None, monotonic: float

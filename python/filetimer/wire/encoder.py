@@ -12,18 +12,23 @@ from typing import NamedTuple
 
 from filetimer.wire import MAX_SENT
 
-__all__ = ["RecordEncoder", "encode_scope"]
+__all__ = ["RecordEncoder", "encode_scope", "well_formed"]
 
 MAX_SCOPES = 1024  # scopes whose templates are kept
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def encode_scope(scope_id: str) -> bytes:
-    """The scope as a JSON string in ASCII.
+def well_formed(scope_id: str) -> str:
+    """The scope, with U+FFFD for what is no character: SPEC R-8.
 
-    What is no character (file names that are not UTF-8 have such halves) becomes U+FFFD: SPEC R-8.
+    File names that are not UTF-8 have such halves of surrogate pairs.
     """
-    return encode_basestring_ascii(_HALF_SURROGATE.sub("\ufffd", scope_id)).encode("ascii")
+    return _HALF_SURROGATE.sub("\ufffd", scope_id)
+
+
+def encode_scope(scope_id: str) -> bytes:
+    """The scope as a JSON string in ASCII."""
+    return encode_basestring_ascii(well_formed(scope_id)).encode("ascii")
 
 
 class _Templates(NamedTuple):

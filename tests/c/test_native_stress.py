@@ -15,7 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Fifo
+from native import HERE, Fifo
+
+from filetimer import Event, FileTimerServer
+from filetimer.server.timers import Now
+from filetimer.server.watchdog import Watchdog
+from filetimer.wire.decoder import Record, Rejection
 
 Build = Callable[..., Path]
 RECORD = re.compile(
@@ -77,6 +82,38 @@ def test_every_record_arrives_whole_and_in_order(stress: Path, fifo: Fifo, mask:
     assert fifo.rest == b""
     assert set(open_timers.values()) == {None}
     assert list(counts.values()) == [pairs] * (processes * threads)
+
+
+def test_one_server_serves_them_all(
+    stress: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own server: all records count, none is refused, no timer is left, nobody is killed."""
+    processes, threads, pairs = 4, 8, 20_000
+    monkeypatch.setenv("FILETIMER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    received = 0
+    receive = Watchdog.receive
+
+    def counted(self: Watchdog, results: list[Record | Rejection], now: Now) -> None:
+        nonlocal received
+        received += len(results)
+        receive(self, results, now)
+
+    monkeypatch.setattr(Watchdog, "receive", counted)
+    events: list[Event] = []
+    path = str(tmp_path / "timers")
+    server = FileTimerServer(path, "stress", on_event=events.append)
+    server.start()
+    try:
+        with started(stress, "pairs", path, processes, threads, pairs) as writers:
+            assert writers.wait(90) == 0
+        deadline = time.monotonic() + 30
+        while received < 2 * processes * threads * pairs and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert received == 2 * processes * threads * pairs
+        assert server.get_expired_timers(time.time() + 1e6) == {}
+        assert [event.name for event in events] == ["watchdog started"]
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["pwritev2", "mask"])
