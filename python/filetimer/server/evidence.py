@@ -79,7 +79,10 @@ class Evidence:
         self._incidents.append(incident)
         task = self._task(expiry, group, now)
         thread = threading.Thread(
-            target=self._collect, args=(incident, task), name="filetimer-evidence", daemon=True
+            target=self._collect,
+            args=(incident, self._command, task),
+            name="filetimer-evidence",
+            daemon=True,
         )
         try:
             thread.start()
@@ -136,10 +139,10 @@ class Evidence:
 
     # In a thread for each incident.
 
-    def _collect(self, incident: _Incident, task: dict[str, Any]) -> None:
+    def _collect(self, incident: _Incident, command: tuple[str, ...], task: dict[str, Any]) -> None:
         try:
             _prune(self._directory)
-            incident.run(self._command, json.dumps(task).encode("ascii") + b"\n")
+            incident.run(command, json.dumps(task).encode("ascii") + b"\n")
         except Exception as error:  # the worker is signalled, whatever happens here
             logger.warning("no evidence was collected: %s", error)
         finally:
