@@ -90,6 +90,9 @@ class TimerClient(abc.ABC):
         """
         return begin_shared(self, scope_id, after)
 
+    def on_configure(self) -> None:  # noqa: B027, to override or not
+        """Called by :func:`configure`: this is now the client of the process."""
+
 
 class RequestQueue(abc.ABC):
     """Where a :class:`TimerServer` receives requests from."""
@@ -263,9 +266,16 @@ _client: TimerClient | None = None
 
 
 def configure(timer_client: TimerClient) -> None:
-    """Make ``timer_client`` the one that ``expires`` uses in this process."""
+    """Make ``timer_client`` the one that ``expires`` uses in this process.
+
+    A :class:`~filetimer.FileTimerClient` also lets its server ask for the Python stacks of this
+    process, by a signal that is free (see ``filetimer.client.stacks``).
+    """
     global _client
     _client = timer_client
+    on_configure = getattr(timer_client, "on_configure", None)  # torch's own clients have none
+    if on_configure is not None:
+        on_configure()
 
 
 def configured_client() -> TimerClient:

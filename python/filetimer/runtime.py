@@ -1,4 +1,4 @@
-"""Where servers keep what other processes of the same user may read: their journals.
+"""Where servers and workers keep what other processes of the same user may read.
 
 Memory-backed, because a stalled disk must stall no server, and not XDG_RUNTIME_DIR, because that
 goes away when the user logs out while the job goes on.
@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 
-__all__ = ["VARIABLE", "journal_path", "runtime_directory"]
+__all__ = ["VARIABLE", "journal_path", "runtime_directory", "stacks_directory"]
 
 VARIABLE = "FILETIMER_RUNTIME_DIR"
 
@@ -31,8 +31,16 @@ def runtime_directory(create: bool = False) -> str:
 
 def journal_path(fifo_path: str, directory: str) -> str:
     """The journal of the server at this FIFO: a restarted one finds its predecessor's."""
-    digest = hashlib.sha256(os.fsencode(os.path.abspath(fifo_path))).hexdigest()
-    return os.path.join(directory, f"{digest[:16]}.journal")
+    return os.path.join(directory, f"{_digest(fifo_path)}.journal")
+
+
+def stacks_directory(fifo_path: str, directory: str) -> str:
+    """Where the workers of the server at this FIFO leave files for their stacks."""
+    return os.path.join(directory, f"{_digest(fifo_path)}.stacks")
+
+
+def _digest(fifo_path: str) -> str:
+    return hashlib.sha256(os.fsencode(os.path.abspath(fifo_path))).hexdigest()[:16]
 
 
 def _memory_backed() -> str:

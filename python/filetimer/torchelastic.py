@@ -36,6 +36,7 @@ logger = logging.getLogger("filetimer")
 TIMER_PACKAGE = "torch.distributed.elastic.timer"
 AGENT_MODULE = "torch.distributed.elastic.agent.server.local_elastic_agent"
 ENABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
+EVIDENCE = "FILETIMER_EVIDENCE"  # where reports on hung workers go; empty or not set: none
 PATH = "FILETIMER_PATH"  # goes before TORCHELASTIC_TIMER_FILE in every client (SPEC T-1)
 
 
@@ -132,6 +133,7 @@ class FileTimerServer(file_server.FileTimerServer):
         on_event: Callable[[Event], None] | None = None,
         kill_after: float | None = None,
         journal: bool = True,
+        evidence: str | None = None,
     ) -> None:
         self._workers = _AgentsWorkers(log_event)
         self._names: dict[int, str] = {}  # of the workers that were signalled, by pid
@@ -146,6 +148,7 @@ class FileTimerServer(file_server.FileTimerServer):
             on_event=self._on_event,
             kill_after=kill_after,
             journal=journal,
+            evidence=evidence or os.environ.get(EVIDENCE) or None,
         )
 
     def start(self) -> None:
@@ -282,12 +285,14 @@ def _failure_text(name: str, timer: Record) -> str:
 
 def _event_text(name: str, event: Event) -> str:
     late = "" if event.late is None else f", {1000 * event.late:.1f} ms after the deadline"
+    hung = "" if event.where is None else f"; it hung in {event.where}"
+    hung += "" if event.evidence is None else f"; evidence in {event.evidence}"
     signum = _signal_text(event.signal or 0)
     if event.name == events.KILL_FAILED:
         return f"{name} could not be sent {signum} for its timer {event.scope_id!r}: {event.detail}"
     if event.name == events.KILL_ESCALATED:
         return f"{name} outlived its signal and was sent {signum}{late}; scope {event.scope_id!r}"
-    return f"reaped {name}: its timer {event.scope_id!r} expired, {signum} was sent{late}"
+    return f"reaped {name}: its timer {event.scope_id!r} expired, {signum} was sent{late}{hung}"
 
 
 def _signal_text(signum: int) -> str:

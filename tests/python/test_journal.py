@@ -21,7 +21,10 @@ from filetimer.server.journal import (
     JournalError,
     State,
     chunk_line,
+    event_line,
     journal_header,
+    own_events,
+    read_history,
     read_journal,
 )
 from filetimer.server.loop import read_clocks
@@ -128,7 +131,7 @@ class TestTheFile:
             assert journal.take(fd, 1 << 16, Now(100.0 + i, 0.0)) == chunk
         with pytest.raises(BlockingIOError):
             journal.take(fd, 1 << 16, self.NOW)
-        journal.mark(Now(200.0, 0.0))
+        journal.note(b"", Now(200.0, 0.0))
         header, read = read_journal(journal.path, self.NOW)
         assert header["run_id"] == "run"
         assert [(chunk.now.monotonic, chunk.data) for chunk in read[1:]] == [
@@ -168,9 +171,30 @@ class TestTheFile:
         assert b'"deadline": 105.0' in chunk.data
         assert chunk.data.endswith(b"}\nhalf")
         assert not journal.is_full
-        assert os.listdir(tmp_path) == ["j"]
+        assert sorted(os.listdir(tmp_path)) == ["j", "j.old"]
         assert oct(os.stat(journal.path).st_mode) == oct(0o100600)
         journal.close()
+
+    def test_the_history_goes_on_over_a_compaction(self, tmp_path: Path, pipe: str) -> None:
+        fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+        journal = Journal(str(tmp_path / "j"), self.HEADER, State(), self.NOW)
+        os.write(fd, b"one\n")
+        journal.take(fd, 1 << 16, self.NOW)
+        journal.compact(State(), self.NOW)
+        journal.note(event_line({"name": "timer expired"}), Now(101.0, 0.0))
+        _, chunks = read_history(journal.path, self.NOW)
+        assert [(c.data, c.own, c.start) for c in chunks] == [
+            (b"", False, True),
+            (b"one\n", False, False),
+            (b"", False, True),
+            (b'{"event": {"name": "timer expired"}}\n', True, False),
+        ]
+        assert own_events(chunks[-1]) == [{"name": "timer expired"}]
+        kept = str(tmp_path / "kept")
+        journal.close(keep=kept)
+        assert read_history(kept, self.NOW)[1] == chunks
+        assert sorted(os.listdir(tmp_path)) == ["kept", "pipe"]
+        os.close(fd)
 
     def test_a_full_disk_leaves_the_bytes_in_the_pipe(self, tmp_path: Path, pipe: str) -> None:
         fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)

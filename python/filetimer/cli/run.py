@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
+from filetimer.cli.server_options import EVIDENCE_DIRECTORY, add_server_options, server_options
 from filetimer.runtime import runtime_directory
 from filetimer.supervisor.job import CannotServe, Job, Plan
 
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds from a signal that asks a worker to end to SIGKILL (default: 5)",
     )
+    add_server_options(parser, evidence=EVIDENCE_DIRECTORY)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -67,6 +69,7 @@ def execute(options: argparse.Namespace) -> int:
             options.max_restarts,
             options.kill_after,
             on_event,
+            server_options(options),
         )
         try:
             return Job(plan).run()

@@ -1,5 +1,6 @@
 """``filetimer torchrun``: torchrun, with our timer server in its agent.
 
+Reports on hung workers go to ./filetimer-evidence, or to $FILETIMER_EVIDENCE; empty: none.
 Arguments, output and exit status are torchrun's: its own ``main`` runs here, in this process.
 """
 
@@ -7,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
+
+from filetimer.cli.server_options import EVIDENCE_DIRECTORY
 
 __all__ = ["main"]
 
@@ -29,6 +33,7 @@ def main(argv: list[str]) -> int:
     from filetimer import torchelastic
 
     _log_to_stderr()
+    os.environ.setdefault(torchelastic.EVIDENCE, EVIDENCE_DIRECTORY)
     torchelastic.enable()
     sys.argv = ["torchrun", *argv]  # its messages are to name it
     return _status(run.main())

@@ -14,6 +14,7 @@ from time import time as wall
 from filetimer.api import TimerClient, TimerHandle
 from filetimer.client.identity import own_identity
 from filetimer.client.pipe import ClientPipe
+from filetimer.client.stacks import offer_stacks, offer_stacks_again
 from filetimer.client.tokens import new_token
 from filetimer.wire.encoder import RecordEncoder
 
@@ -84,6 +85,10 @@ class FileTimerClient(TimerClient):
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
         return FileTimerHandle(self, scope_id, after, wait)
 
+    def on_configure(self) -> None:
+        """Let the server ask for the Python stacks of this process before it ends it."""
+        offer_stacks(self._pipe.path)
+
     def close(self) -> None:
         """Close the pipe.  The next timer opens it again."""
         self._pipe.close()
@@ -94,6 +99,7 @@ class FileTimerClient(TimerClient):
         encoder = self._encoder
         if encoder.pid != getpid():
             encoder = self._new_encoder()
+            offer_stacks_again()
         if deadline < 0:  # it expired before this boot
             deadline = 0.0
         try:

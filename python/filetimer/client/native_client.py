@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from filetimer.api import TimerClient, TimerHandle
+from filetimer.client.stacks import offer_stacks
 from filetimer.wire.encoder import well_formed
 
 try:
@@ -146,6 +147,10 @@ class NativeTimerClient(TimerClient):
                 self.timeout if wait else 0.0,
             )
         return NativeTimerHandle(self, scope, timer)
+
+    def on_configure(self) -> None:
+        """Let the server ask for the Python stacks of this process before it ends it."""
+        offer_stacks(self._path)
 
     def close(self) -> None:
         """Close the pipe, while no other thread uses the client.  The next timer opens it again."""

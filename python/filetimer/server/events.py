@@ -39,11 +39,28 @@ RECOVERED = "server recovered"
 SERVER_DIED = "server died"
 
 
+# What readers of the journal cannot see in the records.
+JOURNALLED = frozenset(
+    {
+        TIMER_EXPIRED,
+        KILL_WORKER,
+        TIMER_REFUSED,
+        WORKER_EXITED,
+        WORKER_DIED,
+        KILL_FAILED,
+        KILL_ESCALATED,
+        WORKER_UNKILLABLE,
+    }
+)
+MAX_UNWRITTEN = 1000  # events of one pass that are kept: a flood must not fill the journal
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
     ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
-    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.
+    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.  ``evidence`` is the
+    path of the report on a hung worker, ``where`` the innermost frames of its hang.
     """
 
     name: str
@@ -56,6 +73,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     expiration_time: float | None = None
     detail: str | None = None
     time: float = 0.0
+    evidence: str | None = None
+    where: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
@@ -82,6 +101,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(describe_signal(self.signal))
         if self.detail is not None:
             parts.append(self.detail)
+        if self.where is not None:
+            parts.append(f"in {self.where}")
+        if self.evidence is not None:
+            parts.append(f"evidence in {self.evidence}")
         return f"{self.name}: {', '.join(parts)}" if parts else self.name
 
     def request(self) -> FileTimerRequest | None:
@@ -157,15 +180,23 @@ class EventReporter:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.counts: dict[tuple[str, str | None], int] = {}
+        self._unwritten: list[Event] = []  # for the journal
         self._log = EventLog(logger.log)
         self._log_event = log_event
         self._on_event = on_event
+
+    def take_unwritten(self) -> list[Event]:
+        """What was reported since the last call and is to be kept in the journal."""
+        unwritten, self._unwritten = self._unwritten, []
+        return unwritten
 
     def report(self, name: str, **fields: Any) -> None:
         """Report one event; ``fields`` are those of :class:`Event`."""
         event = Event(name, time=time.time(), **fields)
         key = (event.name, event.code)
         self.counts[key] = self.counts.get(key, 0) + 1
+        if event.name in JOURNALLED and len(self._unwritten) < MAX_UNWRITTEN:
+            self._unwritten.append(event)
         self._log(event)
         if self._log_event is not None and event.name in TORCH_NAMES:
             self._call("log_event", self._log_event, event.name, event.request())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import weakref
 from collections.abc import Iterable
 
-from filetimer.runtime import journal_path, runtime_directory
+from filetimer.runtime import journal_path, runtime_directory, stacks_directory
 from filetimer.server import events
 from filetimer.server.events import EventReporter
 from filetimer.server.fifo import ServerFifo
-from filetimer.server.journal import Journal, State, journal_header
+from filetimer.server.journal import BOUND, Journal, State, journal_header
 from filetimer.server.process import ProcessHandle, read_stat, this_host
 from filetimer.server.recovery import Recovered, recover
 from filetimer.server.timers import Host, Now, Worker
@@ -20,11 +21,22 @@ __all__ = ["FifoSource"]
 
 
 class FifoSource:
-    """The records of one FIFO.  A journal that fails is given up, and that is reported once."""
+    """The records of one FIFO.  A journal that fails is given up, and that is reported once.
 
-    def __init__(self, fifo: ServerFifo, reporter: EventReporter) -> None:
+    ``journal_size`` is the journal's bound, in bytes.  ``keep_journal``: where to leave its history
+    at the end.
+    """
+
+    def __init__(
+        self,
+        fifo: ServerFifo,
+        reporter: EventReporter,
+        journal_size: int = BOUND,
+        keep_journal: str | None = None,
+    ) -> None:
         self._fifo = fifo
         self._report = reporter.report
+        self._journal_size, self._keep_journal = journal_size, keep_journal
         self._decoder = LineDecoder()
         self._journal: Journal | None = None
         _sources.add(self)
@@ -42,7 +54,7 @@ class FifoSource:
             recovered = recover(path, self._fifo.path, holder, host, now)
             header = self._header(run_id, holder, host, now)
             state = State(recovered.workers, recovered.unfinished)
-            self._journal = Journal(path, header, state, now)
+            self._journal = Journal(path, header, state, now, self._journal_size)
         except OSError as error:
             self._degraded(error)
         self._decoder.feed(recovered.unfinished)
@@ -86,11 +98,11 @@ class FifoSource:
         """Everything that is in the pipe now, and no more (SPEC S-7)."""
         return self._decoder.feed(self._take(now))
 
-    def acted(self, now: Now) -> None:
-        """Write down that timers were acted on."""
+    def acted(self, now: Now, notes: bytes) -> None:
+        """Write down that timers were acted on, and what is to be noted."""
         if self._journal is not None:
             try:
-                self._journal.mark(now)
+                self._journal.note(notes, now)
             except OSError as error:
                 self._give_journal_up(error)
 
@@ -105,8 +117,19 @@ class FifoSource:
     def close(self) -> None:
         """Remove the journal, and the FIFO if it was made here."""
         if self._journal is not None:
-            self._journal.close()
+            try:
+                self._journal.close(self._keep_journal)
+            except OSError as error:
+                self._degraded(error, "its history is not kept")
+        # What the workers left there for the collector: reaped ones could not remove it.
+        stacks = stacks_directory(self._fifo.path, runtime_directory())
+        shutil.rmtree(stacks, ignore_errors=True)
         self._fifo.close()
+
+    @property
+    def journal(self) -> str | None:
+        """The path of the journal, while there is one."""
+        return None if self._journal is None else self._journal.path
 
     def forget(self) -> None:
         """Close descriptors only.  A forked child calls this: its parent is the server."""
@@ -131,12 +154,12 @@ class FifoSource:
             self._journal = None
         self._degraded(error)
 
-    def _degraded(self, error: OSError) -> None:
-        self._report(
-            events.DEGRADED,
-            code="journal",
-            detail=f"no journal, so this server cannot be looked at from outside: {error}",
-        )
+    def _degraded(
+        self,
+        error: OSError,
+        what: str = "no journal, so this server cannot be looked at from outside",
+    ) -> None:
+        self._report(events.DEGRADED, code="journal", detail=f"{what}: {error}")
 
 
 _sources: weakref.WeakSet[FifoSource] = weakref.WeakSet()

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from filetimer.requests import FileTimerRequest
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter, LogEvent
+from filetimer.server.evidence import DEFAULT_BUDGET, Evidence
 from filetimer.server.fifo import ServerFifo
 from filetimer.server.fifo_source import FifoSource
+from filetimer.server.journal import BOUND
 from filetimer.server.loop import ServerLoop, read_clocks
 from filetimer.server.process import ProcessHandle, open_process, this_host
 from filetimer.server.watchdog import Watchdog
@@ -43,6 +45,14 @@ class FileTimerServer:
         holder: names the process that holds both ends of the FIFO open around this server's life.
             Timers that were taken over stay armed only if their server had the same holder; else
             they only report until they are acquired again, since a release may have been lost.
+        journal_size: bytes at which the journal is replaced.  Readers have between one and two
+            times as much of history: at 4 MiB, 19,000 to 38,000 records.
+        keep_journal: a file in which to leave that history at the end, for ``filetimer report``,
+            ``suggest`` and ``trace``.
+        evidence: a directory for reports of what a hung worker was doing; None: no such reports.
+            They are made before the signal, by a process of its own.
+        evidence_budget: how many seconds the signal may be held back for that, at most (SPEC
+            S-19).  The signal is sent whatever comes of the evidence.
 
     The callbacks run in the server's thread and should return soon.  One that raises is logged.
     """
@@ -59,6 +69,10 @@ class FileTimerServer:
         kill_after: float | None = None,
         journal: bool = True,
         holder: str | None = None,
+        journal_size: int = BOUND,
+        keep_journal: str | None = None,
+        evidence: str | None = None,
+        evidence_budget: float = DEFAULT_BUDGET,
     ) -> None:
         if not max_interval > 0:
             raise ValueError(f"max_interval must be a positive number of seconds: {max_interval!r}")
@@ -70,6 +84,14 @@ class FileTimerServer:
         self._holder = holder
         self._reporter = EventReporter(log_event, on_event)
         self._lock = threading.RLock()  # held by the loop's passes and by the public methods
+        self._journal_size, self._keep_journal = journal_size, keep_journal
+        self._source: FifoSource | None = None
+        self._loop: ServerLoop | None = None
+        collector = None
+        if evidence is not None:
+            collector = Evidence(
+                evidence, evidence_budget, run_id, self._file_path, self._wake, self._journal_path
+            )
         self._watchdog = Watchdog(
             this_host(),
             self._reporter,
@@ -78,8 +100,8 @@ class FileTimerServer:
             self._watch,
             self._unwatch,
             self._before_signal,
+            collector,
         )
-        self._loop: ServerLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop_at_exit = functools.partial(_stop_if_there, weakref.ref(self))
 
@@ -96,7 +118,9 @@ class FileTimerServer:
         """
         if self._thread is not None:
             raise RuntimeError("this FileTimerServer was started before; stop() it first")
-        source = FifoSource(ServerFifo(self._file_path), self._reporter)
+        source = self._source = FifoSource(
+            ServerFifo(self._file_path), self._reporter, self._journal_size, self._keep_journal
+        )
         if self._journal:
             for worker in source.open_journal(self._run_id, self._holder, read_clocks()):
                 self._watchdog.table.adopt(worker)
@@ -149,8 +173,7 @@ class FileTimerServer:
         """Take in requests as if their records had arrived in the FIFO."""
         with self._lock:
             self._watchdog.receive(map(_to_record, timer_requests), read_clocks())
-        if self._loop is not None:
-            self._loop.wake()  # the next deadline may have changed
+        self._wake()  # the next deadline may have changed
 
     def clear_timers(self, worker_pids: set[int]) -> None:
         """Forget all timers of these workers."""
@@ -177,6 +200,13 @@ class FileTimerServer:
     def get_last_progress_time(self) -> int:
         """When the loop last made a pass, in Unix seconds; now, before the start."""
         return int(time.time() if self._loop is None else self._loop.last_progress)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._loop.wake()
+
+    def _journal_path(self) -> str | None:
+        return None if self._source is None else self._source.journal
 
     def _watch(self, process: ProcessHandle) -> None:
         if self._loop is not None:

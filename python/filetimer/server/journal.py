@@ -10,7 +10,13 @@ themselves, whatever they are: nothing in them can be taken for a line of ours, 
 say where those are.  A chunk's line is written after its bytes; if the server died in between,
 there are NULs in its place, and the chunk goes on to the end of the file.
 
+Between the chunks that were received stand chunks of our own, marked as such: the events that are
+not to be seen in the records (kills, exits, refusals), each a line of JSON, and the records of
+timers that the server sets itself (``server.holding``).
+
 When the file has grown to its bound, it is replaced by a new one whose first chunk is the state.
+The old one stays beside it as ``.old``, until the next replacement: so readers have between one
+and two bounds of history, and the disk never has more than that.
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from filetimer.server.timers import Now, Worker
-from filetimer.wire.decoder import UNSET
+from filetimer.wire.decoder import UNSET, Record
 
 __all__ = [
     "CHUNK_LINE",
@@ -33,21 +39,48 @@ __all__ = [
     "State",
     "boot_id",
     "chunk_line",
+    "event_line",
     "journal_header",
+    "old_path",
+    "own_events",
+    "own_records",
+    "read_history",
     "read_journal",
+    "timer_line",
 ]
 
-FORMAT = 1
-BOUND = 4 << 20  # bytes at which the file is replaced
-_CHUNK_FORMAT = b'{"chunk": %10d, "monotonic": %17.6f, "wall": %17.6f}\n'
+FORMAT = 2
+BOUND = 4 << 20  # bytes at which the file is replaced: some 19,000 records of version 2
+_CHUNK_FORMAT = b'{%s %10d, "monotonic": %17.6f, "wall": %17.6f}\n'
+_RECEIVED, _OWN = b'"chunk":', b'"own":  '
+_EVENT = b'{"event": '
 
 
-def chunk_line(length: int, now: Now) -> bytes:
+def chunk_line(length: int, now: Now, *, own: bool = False) -> bytes:
     """The line before a chunk; padded, so that it has the same length whatever it says."""
-    return _CHUNK_FORMAT % (length, now.monotonic, now.wall)
+    return _CHUNK_FORMAT % (_OWN if own else _RECEIVED, length, now.monotonic, now.wall)
+
+
+def event_line(event: Mapping[str, Any]) -> bytes:
+    """An event as a line of a chunk of our own."""
+    return _EVENT + json.dumps(event).encode("ascii") + b"}\n"
+
+
+def own_events(chunk: Chunk) -> list[dict[str, Any]]:
+    """The events of a chunk of our own."""
+    return [
+        json.loads(line)["event"] for line in chunk.data.splitlines() if line.startswith(_EVENT)
+    ]
+
+
+def own_records(chunk: Chunk) -> bytes:
+    """The records of a chunk of our own, one a line."""
+    lines = chunk.data.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith(_EVENT))
 
 
 CHUNK_LINE = len(chunk_line(0, Now(0.0, 0.0)))
+_HEADER = b'{"journal": '
 
 
 def journal_header(
@@ -72,10 +105,16 @@ class JournalError(ValueError):
 
 
 class Chunk(NamedTuple):
-    """Bytes that a server received at one instant; none: it acted on timers then."""
+    """Bytes that a server received at one instant, or wrote down itself.
+
+    ``own``: it acted on timers then, and these are its own lines.  ``start``: the file begins
+    here, with the state that the server had.
+    """
 
     now: Now
     data: bytes
+    own: bool = False
+    start: bool = False
 
 
 class State(NamedTuple):
@@ -125,24 +164,39 @@ class Journal:
         self._end = start + length
         return chunk
 
-    def mark(self, now: Now) -> None:
-        """Write down that the timers due at ``now`` were acted on: a chunk without bytes."""
-        os.pwrite(self._fd, chunk_line(0, now), self._end)
-        self._end += CHUNK_LINE
+    def note(self, lines: bytes, now: Now) -> None:
+        """Write down that the timers due at ``now`` were acted on, and lines of our own.
+
+        It is one write.  Raises OSError when the file cannot grow.
+        """
+        content = chunk_line(len(lines), now, own=True) + lines
+        if os.pwrite(self._fd, content, self._end) != len(content):
+            raise OSError(errno.ENOSPC, "no space for the journal", self.path)
+        self._end += len(content)
 
     def compact(self, state: State, now: Now) -> None:
-        """Replace the file by one that holds this state only."""
+        """Replace the file by one that holds this state only; keep the old one as ``.old``."""
         old = self._fd
         self._fd, self._end = self._write_new(state, now)
         os.close(old)
         self._limit = max(self._bound, 4 * self._end)
 
-    def close(self) -> None:
-        """Close and remove the file; nothing after :meth:`forget`."""
-        if self._fd >= 0:
-            self.forget()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+    def close(self, keep: str | None = None) -> None:
+        """Close and remove the file; nothing after :meth:`forget`.
+
+        ``keep``: where to write what there is of its history first.  Raises OSError when that
+        fails; the file is removed all the same.
+        """
+        if self._fd < 0:
+            return
+        self.forget()
+        try:
+            if keep is not None:
+                _write_history(self.path, keep)
+        finally:
+            for path in (self.path, old_path(self.path)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def forget(self) -> None:
         """Close the file only: in a forked child."""
@@ -161,11 +215,17 @@ class Journal:
             content = self._header + chunk_line(len(snapshot), now) + snapshot
             if os.write(fd, content) != len(content):
                 raise OSError(errno.ENOSPC, "no space for the journal", temporary)
+            _keep_old(self.path)
             os.rename(temporary, self.path)
         except BaseException:
             os.close(fd)
             raise
         return fd, len(content)
+
+
+def old_path(path: str) -> str:
+    """Where the journal's file before this one is."""
+    return path + ".old"
 
 
 def read_journal(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
@@ -176,28 +236,90 @@ def read_journal(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
     """
     with open(path, "rb") as file:
         content = file.read()
+    header, rest = _split_header(content, path)
+    return header, list(_chunks(rest, now))
+
+
+def read_history(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
+    """As :func:`read_journal`, with what is left of the time before it; the header is the last."""
+    content = _both_files(path)
+    header, rest = _split_header(content, path)
+    chunks: list[Chunk] = []
+    while True:
+        part = list(_chunks(rest, now))
+        chunks += part
+        rest = rest[sum(CHUNK_LINE + len(chunk.data) for chunk in part) :]
+        if not rest:
+            return header, chunks
+        header, rest = _split_header(rest, path)
+
+
+def _both_files(path: str) -> bytes:
+    """The old file and the current one, of one instant: the server may just replace them."""
+    while True:
+        with open(path, "rb") as current:
+            try:
+                with open(old_path(path), "rb") as old:
+                    before = old.read()
+                    replaced = os.path.samestat(os.fstat(old.fileno()), os.fstat(current.fileno()))
+            except FileNotFoundError:
+                before, replaced = b"", False
+            if not replaced:
+                return before + current.read()
+
+
+def _write_history(path: str, target: str) -> None:
+    """A journal's files, one after the other, are a journal, too."""
+    history = _both_files(path)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(history)
+
+
+def _keep_old(path: str) -> None:
+    """Give the file a second name; the first one must never be missing."""
+    temporary = path + ".old.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    with contextlib.suppress(FileNotFoundError):
+        os.link(path, temporary)
+        os.rename(temporary, old_path(path))
+
+
+def _split_header(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
     first, newline, rest = content.partition(b"\n")
     try:
-        header = json.loads(first)
+        header: dict[str, Any] = json.loads(first)
         if header["journal"] != FORMAT or not newline:
             raise ValueError(f"format {header['journal']}")
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(f"{path} is not a timer journal that can be read: {error}") from None
-    return header, list(_chunks(rest, now))
+    return header, rest
 
 
 def _chunks(rest: bytes, now: Now) -> Iterator[Chunk]:
+    """The chunks up to the end, or to the next header."""
     position = 0
-    while position < len(rest):
+    while position < len(rest) and not rest.startswith(_HEADER, position):
         line = rest[position : position + CHUNK_LINE]
+        start = position == 0
         position += CHUNK_LINE
         try:
             meta = json.loads(line)
-            length, received = meta["chunk"], Now(meta["monotonic"], meta["wall"])
+            own = "own" in meta
+            length = meta["own" if own else "chunk"]
+            received = Now(meta["monotonic"], meta["wall"])
         except ValueError:  # its server died, or has not come to writing it yet
-            length, received = len(rest) - position, now
-        yield Chunk(received, rest[position : position + length])
+            own, received = False, now
+            length = _length_of_unwritten(rest, position)
+        yield Chunk(received, rest[position : position + length], own, start)
         position += length
+
+
+def _length_of_unwritten(rest: bytes, position: int) -> int:
+    """How long a chunk is whose line is missing: to the end of its file."""
+    end = rest.find(b"\n" + _HEADER, position)
+    return (len(rest) if end < 0 else end + 1) - position
 
 
 def boot_id() -> str:
@@ -209,20 +331,24 @@ def boot_id() -> str:
         return ""
 
 
+def timer_line(worker: Worker[Any], timer: Record) -> bytes:
+    """A timer as a record that would set it again, for this very process."""
+    record: dict[str, Any] = {
+        "version": 2,
+        "pid": timer.pid,
+        "scope_id": timer.scope_id,
+        "expiration_time": timer.expiration_time,
+        "signal": timer.signal,
+        "deadline": timer.deadline,
+    }
+    if worker.start_time is not None:
+        record["start_time"] = worker.start_time
+    if timer.token is not UNSET:
+        record["token"] = timer.token
+    return json.dumps(record).encode("ascii") + b"\n"
+
+
 def _to_lines(workers: Iterable[Worker[Any]]) -> Iterator[bytes]:
-    """The timers as records that would set them again, for these very processes."""
     for worker in workers:
         for timer in worker.timers.values():
-            record: dict[str, Any] = {
-                "version": 2,
-                "pid": timer.pid,
-                "scope_id": timer.scope_id,
-                "expiration_time": timer.expiration_time,
-                "signal": timer.signal,
-                "deadline": timer.deadline,
-            }
-            if worker.start_time is not None:
-                record["start_time"] = worker.start_time
-            if timer.token is not UNSET:
-                record["token"] = timer.token
-            yield json.dumps(record).encode("ascii") + b"\n"
+            yield timer_line(worker, timer)

@@ -162,7 +162,7 @@ class _QueueSource:
         # SPEC S-7: all that is there, and no more than that.
         return list(map(_to_record, self._requests.get(max(1, self._requests.size()), 0)))
 
-    def acted(self, now: Now) -> None:
+    def acted(self, now: Now, notes: bytes) -> None:
         pass  # nothing is written down
 
     def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:

@@ -45,8 +45,8 @@ class Source(Protocol):
     def receive(self, now: Now) -> list[Record | Rejection]:
         """All that has come, and no more: it never waits.  ``now`` is when it is received."""
 
-    def acted(self, now: Now) -> None:
-        """Timers were due at ``now``, and were acted on."""
+    def acted(self, now: Now, notes: bytes) -> None:
+        """What was due at ``now`` was acted on; ``notes`` are lines for the journal."""
 
     def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
         """These workers, with their timers, are all that matters of what was received so far."""
@@ -97,8 +97,10 @@ class ServerLoop:
             self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
             self._last_chunk = now.monotonic
         self._see_exits(watchdog, ready, now)
-        if watchdog.enforce(now.monotonic):
-            self._source.acted(now)
+        acted = watchdog.enforce(now.monotonic)
+        notes = watchdog.take_notes()
+        if acted or notes:
+            self._source.acted(now, notes)
         self._source.keep(watchdog.table.workers.values(), now)
         self.last_progress = now.wall
 

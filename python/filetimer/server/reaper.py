@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from filetimer.server import events
 from filetimer.server.events import EventReporter
+from filetimer.server.findings import NO_FINDINGS, Findings
 from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import deadline_of
 from filetimer.wire.decoder import UNSET, Record
@@ -60,9 +61,13 @@ class Reaper:
         self._await_death(process, timer, now)
         return Outcome(events.KILL_WORKER, None)
 
-    def report(self, timer: Record, outcome: Outcome, now: float) -> None:
+    def report(
+        self, timer: Record, outcome: Outcome, now: float, findings: Findings = NO_FINDINGS
+    ) -> None:
         """Report a signal: apart from sending it, so that a slow log delays no other kill."""
-        self._report(outcome.event, **timer_fields(timer, timer.signal, now), detail=outcome.detail)
+        fields = timer_fields(timer, timer.signal, now)
+        evidence, where = findings
+        self._report(outcome.event, **fields, detail=outcome.detail, evidence=evidence, where=where)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do; None: not foreseen."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from filetimer.server.journal import Chunk, JournalError, boot_id, read_journal
+from filetimer.server.journal import Chunk, JournalError, boot_id, own_records, read_journal
 from filetimer.server.process import ProcessHandle, open_process, started_at
 from filetimer.server.timers import Host, Now, TimerTable, Worker
 from filetimer.wire.decoder import LineDecoder, Record
@@ -75,13 +75,19 @@ def replay_table(
 
     table: TimerTable[ProcessHandle] = TimerTable(host, open_if_old_enough, _Silent())
     decoder = LineDecoder()
-    for i, (received, data) in enumerate(chunks):
-        for result in decoder.feed(data):
-            if isinstance(result, Record):
-                table.apply(result, received)
+    for i, chunk in enumerate(chunks):
+        received = chunk.now
         # A pass is: receive, apply, act.  That the journal goes on proves that it was completed;
         # after the last chunk the server may have died before it acted, so that is still to do.
-        if i + 1 < len(chunks):
+        if chunk.own:
+            table.expire(received.monotonic)
+            results = LineDecoder().feed(own_records(chunk))
+        else:
+            results = decoder.feed(chunk.data)
+        for result in results:
+            if isinstance(result, Record):
+                table.apply(result, received)
+        if i + 1 < len(chunks) and not chunk.own:
             table.expire(received.monotonic)
     return table, decoder
 

@@ -19,10 +19,26 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from filetimer.wire.decoder import UNSET, Record
 
-__all__ = ["Expiry", "Host", "Now", "Observer", "Process", "TimerTable", "Worker", "deadline_of"]
+__all__ = [
+    "HELD_TOKEN",
+    "Expiry",
+    "Host",
+    "Now",
+    "Observer",
+    "Process",
+    "TimerTable",
+    "Worker",
+    "deadline_of",
+]
 
 Key = str | tuple[str, int]
 """Within a worker: the scope, or the scope and the token (SPEC S-2)."""
+
+HELD_TOKEN = 2**53 - 1
+"""The token of a timer that the server sets itself: when a held-back signal is due at the latest.
+
+Clients count up from a random start of 52 bits, or draw 53 of them (SPEC C-8): none has it.
+"""
 
 MIN_REBUILD = 1024  # heap entries below which a rebuild is not worth it
 
@@ -176,6 +192,11 @@ class TimerTable(Generic[P]):
         timers = list(worker.timers.values())
         worker.timers.clear()
         return timers
+
+    def set_own(self, worker: Worker[P], timer: Record) -> None:
+        """Set a timer of the server's own; its token is ``HELD_TOKEN``."""
+        worker.timers[_key(timer)] = timer
+        self._fresh.append(timer)
 
     def adopt(self, worker: Worker[P]) -> None:
         """Take a worker over from another table, with its timers."""

@@ -7,11 +7,14 @@ pass of a server is: ``receive``, then ``process_exited`` for those that have, t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from filetimer import debug_info_logging
 from filetimer.server import events
 from filetimer.server.events import EventReporter
+from filetimer.server.holding import Collector, Holding, Kill
+from filetimer.server.journal import event_line
 from filetimer.server.process import ProcessHandle, open_process
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
 from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker
@@ -42,6 +45,7 @@ class Watchdog:
         unwatch: called before that process is let go of.
         before_signal: called right before a worker is signalled, with the timer that decides.
             It delays the kill, so it must be quick; what it raises is logged.
+        collector: looks at a worker before it is signalled; None: signal at once.
     """
 
     def __init__(
@@ -53,9 +57,12 @@ class Watchdog:
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
         before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
+        collector: Collector | None = None,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
         self.reaper = Reaper(reporter, kill_after)
+        self.holding = Holding(self.table, collector)
+        self._reporter = reporter
         self._report = reporter.report
         self._run_id = run_id
         self._rejections: list[Rejection] = []
@@ -74,12 +81,19 @@ class Watchdog:
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
         expiries = self.table.expire(monotonic)
+        kills = self.holding.due(expiries)
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
+        self._kill(kills, monotonic)
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
         self._report_rejections()
-        return bool(expiries)
+        return bool(expiries or kills)
+
+    def take_notes(self) -> bytes:
+        """What happened since the last call, as lines for the journal."""
+        events = self._reporter.take_unwritten()
+        return self.holding.take_notes() + b"".join(event_line(e.to_dict()) for e in events)
 
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""
@@ -101,6 +115,7 @@ class Watchdog:
 
     def close(self) -> None:
         """Let go of all workers."""
+        self._kill(self.holding.close(), time.monotonic())
         for worker in list(self.table.workers.values()):
             self._unwatch(worker.process)
             self.table.forget(worker)
@@ -125,11 +140,21 @@ class Watchdog:
     def _reap(self, expiry: Expiry[ProcessHandle], monotonic: float) -> Outcome | None:
         if expiry.decisive is None:
             return None  # SPEC S-9
+        if self.holding.hold(expiry, monotonic):
+            return None  # SPEC S-19
+        return self._signal(expiry.worker.process, expiry.decisive, monotonic)
+
+    def _kill(self, kills: list[Kill], monotonic: float) -> None:
+        ended = [self._signal(kill.process, kill.timer, monotonic) for kill in kills]
+        for kill, outcome in zip(kills, ended, strict=True):
+            self.reaper.report(kill.timer, outcome, monotonic, kill.findings)
+
+    def _signal(self, process: ProcessHandle, timer: Record, monotonic: float) -> Outcome:
         try:
-            self._before_signal(expiry.worker.process, expiry.decisive)
+            self._before_signal(process, timer)
         except Exception:
             logger.exception("what was to be done before a kill failed; the kill goes on")
-        return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
+        return self.reaper.signal(process, timer, monotonic)
 
     def _report_expiry(
         self, expiry: Expiry[ProcessHandle], outcome: Outcome | None, monotonic: float

@@ -22,7 +22,9 @@ from typing import Any
 
 from filetimer.server import events
 from filetimer.server.events import Event
+from filetimer.server.evidence import DEFAULT_BUDGET
 from filetimer.server.fifo import HeldFifo
+from filetimer.server.journal import BOUND
 
 __all__ = ["HeldServer", "ServerOptions"]
 
@@ -41,6 +43,10 @@ class ServerOptions:
     run_id: str
     max_interval: float = 10.0
     kill_after: float | None = None
+    journal_size: int = BOUND
+    keep_journal: str | None = None
+    evidence: str | None = None
+    evidence_budget: float = DEFAULT_BUDGET
 
 
 class HeldServer:

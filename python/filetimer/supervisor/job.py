@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from filetimer.client.environment import PATH_VARIABLES
 from filetimer.server import events
@@ -51,7 +52,11 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.  ``kill_after`` is in seconds, from any signal that asks to SIGKILL."""
+    """What to run.
+
+    ``kill_after`` is in seconds, from any signal that asks to SIGKILL.  ``server`` are further
+    fields of ``ServerOptions``.
+    """
 
     command: list[str]
     path: str
@@ -59,6 +64,7 @@ class Plan:
     max_restarts: int = 0
     kill_after: float = 5.0
     on_event: Callable[[Event], None] | None = None
+    server: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Job:
@@ -82,7 +88,9 @@ class Job:
             self._relay = Relay()
             server = HeldServer(
                 self._plan.path,
-                ServerOptions(f"run-{os.getpid()}", kill_after=self._plan.kill_after),
+                ServerOptions(
+                    f"run-{os.getpid()}", kill_after=self._plan.kill_after, **self._plan.server
+                ),
                 self._on_event,
             )
             try:
@@ -185,6 +193,8 @@ class Job:
     def _on_event(self, event: Event) -> None:
         if event.name == events.KILL_WORKER and event.pid is not None:
             self._say(_reaped(event, self._note_killed(event.pid)))
+            if event.where is not None:
+                self._say(f"  it hung in {event.where}")
         elif event.name in _TOLD or _is_report(event):
             self._note(event)
         if event.name == events.WORKER_UNKILLABLE:
@@ -222,10 +232,13 @@ def _start(server: HeldServer) -> None:
 
 def _reaped(event: Event, rank: int | None) -> str:
     who = f"pid {event.pid}" if rank is None else f"rank {rank} (pid {event.pid})"
-    return (
+    line = (
         f"{who} was reaped in scope {event.scope_id!r}, {describe_lateness(event.late or 0.0)} "
         f"({describe_signal(event.signal or 0)})"
     )
+    if event.evidence is not None:
+        line += f"; evidence in {event.evidence}"
+    return line
 
 
 def _is_report(event: Event) -> bool:

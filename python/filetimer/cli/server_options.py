@@ -1,0 +1,65 @@
+"""Options of the commands that serve: evidence, and what the journal keeps."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from filetimer.cli.arguments import count, seconds
+from filetimer.server.evidence import DEFAULT_BUDGET
+from filetimer.server.journal import BOUND
+
+__all__ = ["EVIDENCE_DIRECTORY", "add_server_options", "server_options"]
+
+EVIDENCE_DIRECTORY = "filetimer-evidence"  # made when there is something to write
+MIB = 1 << 20
+
+
+def add_server_options(parser: argparse.ArgumentParser, *, evidence: str | None) -> None:
+    """Describe them; ``evidence`` is where it goes unless told otherwise."""
+    default = "none is collected" if evidence is None else f"./{evidence}"
+    parser.add_argument(
+        "--evidence",
+        metavar="DIR",
+        default=evidence,
+        help="before a worker is reaped, write to DIR what it and its group were doing: stacks, "
+        f"scopes, threads (default: {default})",
+    )
+    parser.add_argument(
+        "--no-evidence",
+        dest="evidence",
+        action="store_const",
+        const=None,
+        help="reap at once, without a report",
+    )
+    parser.add_argument(
+        "--evidence-budget",
+        type=seconds,
+        default=DEFAULT_BUDGET,
+        metavar="S",
+        help="seconds by which evidence may delay a worker's end, at most "
+        f"(default: {DEFAULT_BUDGET:g})",
+    )
+    parser.add_argument(
+        "--journal-size",
+        type=count(1),
+        default=BOUND // MIB,
+        metavar="MIB",
+        help="how much history is kept for top, suggest, report and trace: between one and two "
+        f"times as much, at about 5000 records a MiB (default: {BOUND // MIB})",
+    )
+    parser.add_argument(
+        "--keep-journal",
+        metavar="FILE",
+        help="leave that history in FILE at the end (default: it goes with the server)",
+    )
+
+
+def server_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What they say, as keywords of ``ServerOptions``."""
+    return {
+        "evidence": options.evidence,
+        "evidence_budget": options.evidence_budget,
+        "journal_size": options.journal_size * MIB,
+        "keep_journal": options.keep_journal,
+    }
