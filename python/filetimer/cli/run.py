@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from filetimer.cli.arguments import count, seconds
 from filetimer.cli.errors import cannot_run, require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
+from filetimer.cli.policy_options import add_policy_options, policy_options
 from filetimer.runtime import runtime_directory
 from filetimer.supervisor.job import CannotServe, Job, Plan
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path", metavar="P", help="where to make the FIFO (default: in a private directory)"
     )
+    add_policy_options(parser)
     add_events_option(parser)
     parser.add_argument(
         "--kill-after",
@@ -67,6 +69,7 @@ def execute(options: argparse.Namespace) -> int:
             options.max_restarts,
             options.kill_after,
             on_event,
+            policy_options(options),
         )
         try:
             return Job(plan).run()

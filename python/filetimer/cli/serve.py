@@ -14,6 +14,7 @@ from collections.abc import Callable
 from filetimer.cli.arguments import seconds
 from filetimer.cli.errors import require_linux, system_error
 from filetimer.cli.event_option import add_events_option, event_file
+from filetimer.cli.policy_options import add_policy_options, policy_options
 from filetimer.server.event_file import EventFile
 from filetimer.server.events import Event, EventLog
 from filetimer.supervisor.held_server import HeldServer, ServerOptions
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds after which a worker that outlives its timer's signal is sent SIGKILL "
         "(default: never)",
     )
+    add_policy_options(parser)
     add_events_option(parser)
 
 
@@ -51,7 +53,9 @@ def execute(options: argparse.Namespace) -> int:
         relay = Relay()
         server = HeldServer(
             options.path,
-            ServerOptions("serve", options.max_interval, options.kill_after),
+            ServerOptions(
+                "serve", options.max_interval, options.kill_after, **policy_options(options)
+            ),
             _sink(relay, on_event),
         )
         try:

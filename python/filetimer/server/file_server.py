@@ -16,7 +16,9 @@ from filetimer.server.events import Event, EventReporter, LogEvent
 from filetimer.server.fifo import ServerFifo
 from filetimer.server.fifo_source import FifoSource
 from filetimer.server.loop import ServerLoop, read_clocks
+from filetimer.server.policy import Policy
 from filetimer.server.process import ProcessHandle, open_process, this_host
+from filetimer.server.spare import keep_spare
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Record, Rejection, checked_record
 
@@ -37,6 +39,12 @@ class FileTimerServer:
         on_event: called with every :class:`~filetimer.server.events.Event`.
         kill_after: seconds after which a worker that outlives its signal is sent SIGKILL;
             None, as in torch: never.
+        report_only: report every expiry, and signal nobody: to watch before you trust.
+        warn_after: report a timer as overdue before it expires: below 1, after that fraction of
+            the time that it allows; from 1 on, after so many seconds.
+        reap_tree: signal a stuck worker's descendants, and its process group if it leads one, with
+            it, so that a data loader's processes keep no memory and no GPU.
+        hold_stopped: while a worker is stopped, by SIGSTOP or a debugger, its deadlines wait.
         journal: whether to keep what is received in a file of the runtime directory, so that
             ``filetimer list`` can see the timers, and a server that is started again at the same
             path after this one was killed takes them over.
@@ -57,6 +65,10 @@ class FileTimerServer:
         *,
         on_event: Callable[[Event], None] | None = None,
         kill_after: float | None = None,
+        report_only: bool = False,
+        warn_after: float | None = None,
+        reap_tree: bool = False,
+        hold_stopped: bool = False,
         journal: bool = True,
         holder: str | None = None,
     ) -> None:
@@ -70,8 +82,9 @@ class FileTimerServer:
         self._holder = holder
         self._reporter = EventReporter(log_event, on_event)
         self._lock = threading.RLock()  # held by the loop's passes and by the public methods
+        policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(
-            this_host(), self._reporter, run_id, kill_after, self._watch, self._unwatch
+            this_host(), self._reporter, run_id, policy, self._watch, self._unwatch
         )
         self._loop: ServerLoop | None = None
         self._thread: threading.Thread | None = None
@@ -90,10 +103,12 @@ class FileTimerServer:
         """
         if self._thread is not None:
             raise RuntimeError("this FileTimerServer was started before; stop() it first")
+        keep_spare()
         source = FifoSource(ServerFifo(self._file_path), self._reporter)
         if self._journal:
-            for worker in source.open_journal(self._run_id, self._holder, read_clocks()):
-                self._watchdog.table.adopt(worker)
+            now = read_clocks()
+            for worker in source.open_journal(self._run_id, self._holder, now):
+                self._watchdog.table.adopt(worker, now.monotonic)
         loop = ServerLoop(source, self._lock, self._max_interval)
         thread = threading.Thread(
             target=loop.run, args=(self._watchdog,), name="filetimer-watchdog", daemon=self._daemon

@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from filetimer.client.environment import PATH_VARIABLES
 from filetimer.server import events
@@ -37,6 +38,9 @@ _TOLD = frozenset(
         events.DEGRADED,
         events.RECOVERED,
         events.SERVER_DIED,
+        events.TIMER_OVERDUE,
+        events.WORKER_HELD,
+        events.MENDED,
     }
 )
 
@@ -59,6 +63,7 @@ class Plan:
     max_restarts: int = 0
     kill_after: float = 5.0
     on_event: Callable[[Event], None] | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)  # more of the server's options
 
 
 class Job:
@@ -82,7 +87,9 @@ class Job:
             self._relay = Relay()
             server = HeldServer(
                 self._plan.path,
-                ServerOptions(f"run-{os.getpid()}", kill_after=self._plan.kill_after),
+                ServerOptions(
+                    f"run-{os.getpid()}", kill_after=self._plan.kill_after, **self._plan.policy
+                ),
                 self._on_event,
             )
             try:
