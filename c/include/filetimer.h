@@ -260,11 +260,15 @@ typedef struct filetimer_record {
 /* --------------------------------------------------------------- Prototypes */
 
 /* In C every function is static; in C++ it is inline, hidden, and in an inline
- * namespace that tells FILETIMER_DISABLE apart, as the one definition rule asks. */
+ * namespace that tells FILETIMER_DISABLE apart, as the one definition rule asks.
+ * COLD_ is run once a process or on trouble. HOT_ is run for each record: without
+ * it GCC takes what is called from a program's main for rare, and compiles it for
+ * size, with real divisions. APART_ is HOT_, and not to be inlined. */
 #if defined(__cplusplus)
 #define FILETIMER_API inline __attribute__((visibility("hidden")))
 #define FILETIMER_COLD_ inline __attribute__((visibility("hidden"), cold))
-#define FILETIMER_APART_ inline __attribute__((visibility("hidden")))
+#define FILETIMER_HOT_ inline __attribute__((visibility("hidden"), hot))
+#define FILETIMER_APART_ FILETIMER_HOT_
 #if defined(FILETIMER_DISABLE)
 inline namespace filetimer_abi1_disabled {
 #else
@@ -273,7 +277,8 @@ inline namespace filetimer_abi1 {
 #else
 #define FILETIMER_API static inline __attribute__((unused))
 #define FILETIMER_COLD_ static __attribute__((unused, noinline, cold))
-#define FILETIMER_APART_ static __attribute__((unused, noinline))
+#define FILETIMER_HOT_ static inline __attribute__((unused, hot))
+#define FILETIMER_APART_ static __attribute__((unused, hot, noinline))
 #endif
 
 /* Wherever a `client` is asked for, NULL is the process-wide default client. It
@@ -578,7 +583,7 @@ FILETIMER_API void filetimer_prepare(filetimer_record *record, const char *scope
 
 /* ------------------------------------------------------------------- Clocks */
 
-FILETIMER_API int64_t filetimer_clock_us_(clockid_t clock)
+FILETIMER_HOT_ int64_t filetimer_clock_us_(clockid_t clock)
 {
     struct timespec now;
     clock_gettime(clock, &now);
@@ -602,7 +607,7 @@ FILETIMER_API int64_t filetimer_to_us_(double seconds)
     ((char *)memcpy((out), (literal), sizeof(literal) - 1) + sizeof(literal) - 1)
 
 /* The last 2 * `pairs` digits of `value`. Two at a time halves the divisions. */
-FILETIMER_API char *filetimer_put_digits_(char *out, uint64_t value, unsigned pairs)
+FILETIMER_HOT_ char *filetimer_put_digits_(char *out, uint64_t value, unsigned pairs)
 {
     static const char table[] =
         "0001020304050607080910111213141516171819"
@@ -616,7 +621,7 @@ FILETIMER_API char *filetimer_put_digits_(char *out, uint64_t value, unsigned pa
     return out + 2 * pairs;
 }
 
-FILETIMER_API char *filetimer_put_number_(char *out, uint64_t value)
+FILETIMER_HOT_ char *filetimer_put_number_(char *out, uint64_t value)
 {
     static const uint64_t ten_to_the[20] = {
         1u, 10u, 100u, 1000u, 10000u, 100000u, 1000000u, 10000000u, 100000000u, 1000000000u,
@@ -635,7 +640,7 @@ FILETIMER_API char *filetimer_put_number_(char *out, uint64_t value)
     return filetimer_put_digits_(out, value, digits / 2);
 }
 
-FILETIMER_API char *filetimer_put_integer_(char *out, int64_t value)
+FILETIMER_HOT_ char *filetimer_put_integer_(char *out, int64_t value)
 {
     if (value < 0)
         *out++ = '-';
@@ -644,7 +649,7 @@ FILETIMER_API char *filetimer_put_integer_(char *out, int64_t value)
 
 /* Microseconds as seconds. The decimal point is a point whatever the locale
  * (SPEC R-4): no library function is asked. */
-FILETIMER_API char *filetimer_put_seconds_(char *out, int64_t us)
+FILETIMER_HOT_ char *filetimer_put_seconds_(char *out, int64_t us)
 {
     out = filetimer_put_number_(out, (uint64_t)us / 1000000);
     *out++ = '.';
@@ -723,7 +728,7 @@ FILETIMER_API int filetimer_are_plain_(uint64_t c)
     return (((c - ones * 0x20) | (quote - ones) | (backslash - ones) | c) & ones * 0x80) == 0;
 }
 
-FILETIMER_API int filetimer_is_all_plain_(const char *text, size_t length)
+FILETIMER_HOT_ int filetimer_is_all_plain_(const char *text, size_t length)
 {
     uint64_t eight;
     size_t i;
@@ -742,10 +747,11 @@ FILETIMER_API int filetimer_is_all_plain_(const char *text, size_t length)
     return filetimer_are_plain_(eight);
 }
 
-FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, const char *limit, const char *text,
+FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, size_t room, const char *text,
                                            size_t length)
 {
     const unsigned char *at = (const unsigned char *)text, *end = at + length;
+    const char *limit = out + room;
     while (at < end && out <= limit) {
         if (filetimer_is_plain_(*at))
             *out++ = (char)*at++;
@@ -755,15 +761,14 @@ FILETIMER_COLD_ char *filetimer_put_mixed_(char *out, const char *limit, const c
     return out;
 }
 
-/* The inside of a JSON string. Stops, short of the end, once it is beyond
- * `limit`: by then the record is too long. */
-FILETIMER_API char *filetimer_put_string_(char *out, const char *limit, const char *text,
+/* The inside of a JSON string. Stops, short of the end, one character after
+ * `room` bytes: by then the record is too long. */
+FILETIMER_HOT_ char *filetimer_put_string_(char *out, size_t room, const char *text,
                                           size_t length)
 {
-    if (FILETIMER_LIKELY_(length <= (size_t)(limit - out) &&
-                          filetimer_is_all_plain_(text, length)))
+    if (FILETIMER_LIKELY_(length <= room && filetimer_is_all_plain_(text, length)))
         return (char *)memcpy(out, text, length) + length;
-    return filetimer_put_mixed_(out, limit, text, length);
+    return filetimer_put_mixed_(out, room, text, length);
 }
 
 /* --------------------------------------------------------- Encoding: records */
@@ -811,17 +816,17 @@ FILETIMER_API void filetimer_render_self_(filetimer_self_ *self, int version)
     self->tail_length = (unsigned)(out - self->tail);
 }
 
-FILETIMER_API char *filetimer_put_start_(filetimer_line_ *line, const filetimer_self_ *self,
+FILETIMER_HOT_ char *filetimer_put_start_(filetimer_line_ *line, const filetimer_self_ *self,
                                          const char *scope, size_t length)
 {
     /* A copy of a fixed size, of which the excess is overwritten, is a few moves;
      * one of a variable size is a call. */
     memcpy(line->text, self->head, sizeof self->head);
-    return filetimer_put_string_(line->text + self->head_length,
-                                 line->text + FILETIMER_RECORD_MAX, scope, length);
+    return filetimer_put_string_(line->text + self->head_length, FILETIMER_RECORD_MAX, scope,
+                                 length);
 }
 
-FILETIMER_API int filetimer_finish_(filetimer_line_ *line, char *out, const filetimer_self_ *self,
+FILETIMER_HOT_ int filetimer_finish_(filetimer_line_ *line, char *out, const filetimer_self_ *self,
                                     int64_t token)
 {
     memcpy(out, self->tail, sizeof self->tail);
@@ -835,7 +840,7 @@ FILETIMER_API int filetimer_finish_(filetimer_line_ *line, char *out, const file
     return line->length <= FILETIMER_RECORD_MAX ? (int)line->length : -EMSGSIZE; /* SPEC F-2 */
 }
 
-FILETIMER_API int filetimer_encode_acquire_(filetimer_line_ *line, const filetimer_self_ *self,
+FILETIMER_HOT_ int filetimer_encode_acquire_(filetimer_line_ *line, const filetimer_self_ *self,
                                             const char *scope, size_t length,
                                             int64_t expiration_us, int signum,
                                             int64_t deadline_us, int64_t token)
@@ -852,7 +857,7 @@ FILETIMER_API int filetimer_encode_acquire_(filetimer_line_ *line, const filetim
     return filetimer_finish_(line, out, self, token);
 }
 
-FILETIMER_API int filetimer_encode_release_(filetimer_line_ *line, const filetimer_self_ *self,
+FILETIMER_HOT_ int filetimer_encode_release_(filetimer_line_ *line, const filetimer_self_ *self,
                                             const char *scope, size_t length, int64_t token)
 {
     char *out = filetimer_put_start_(line, self, scope, length);
@@ -1068,7 +1073,7 @@ FILETIMER_COLD_ filetimer_process_ *filetimer_process_slowly_(filetimer_process_
 }
 
 /* This process; in `spare` while another thread is just finding out. */
-FILETIMER_API filetimer_process_ *filetimer_process_now_(filetimer_process_ *spare)
+FILETIMER_HOT_ filetimer_process_ *filetimer_process_now_(filetimer_process_ *spare)
 {
     filetimer_process_ *process = FILETIMER_LOAD_(&filetimer_shared_abi1.wiped);
     if (FILETIMER_LIKELY_(process != NULL &&
@@ -1266,7 +1271,7 @@ FILETIMER_COLD_ int filetimer_write_masked_(int fd, const char *text, size_t len
 /* SPEC C-3 by the system call: RWF_NOSIGNAL, in Linux since 6.18. Offset -1 is
  * the current one. A kernel without it says so and writes nothing; from then on
  * the mask serves. */
-FILETIMER_API int filetimer_write_(filetimer_client *client, int fd, char *text, size_t length)
+FILETIMER_HOT_ int filetimer_write_(filetimer_client *client, int fd, char *text, size_t length)
 {
 #if FILETIMER_LINUX_FAST && defined(SYS_pwritev2)
     if (FILETIMER_LIKELY_(!(FILETIMER_LOAD_(&client->flags_) & FILETIMER_MASK_SIGPIPE))) {
@@ -1372,7 +1377,7 @@ FILETIMER_COLD_ int filetimer_deliver_(filetimer_client *client, filetimer_line_
     }
 }
 
-FILETIMER_API int filetimer_send_(filetimer_client *client, filetimer_line_ *line,
+FILETIMER_HOT_ int filetimer_send_(filetimer_client *client, filetimer_line_ *line,
                                   uint64_t identity, filetimer_patience_ patience)
 {
     const int saved = errno;
@@ -1394,7 +1399,7 @@ FILETIMER_COLD_ const char *filetimer_path_from_environment_(unsigned *flags)
     const char *path = getenv("FILETIMER_PATH"); /* SPEC T-1 */
     if (path == NULL || *path == '\0') {
         path = getenv("TORCHELASTIC_TIMER_FILE");
-        *flags |= FILETIMER_ONE_SHOT; /* the server may be torch's */
+        *flags |= FILETIMER_ONE_SHOT; /* it may be torch's: SPEC C-10 */
     }
     return path;
 }
@@ -1489,15 +1494,18 @@ FILETIMER_API filetimer_patience_ filetimer_patience_for_(const filetimer_client
 /* 1: *client is a client to send with; 0: not configured; < 0: -EAGAIN. */
 FILETIMER_API int filetimer_pick_(filetimer_client **client, double wait)
 {
-    if (*client == NULL) {
+    const int is_default = *client == NULL;
+    uint64_t state;
+    int error;
+    if (is_default)
         *client = &filetimer_shared_abi1.client;
-        if (!FILETIMER_LIKELY_(filetimer_is_settled_(FILETIMER_LOAD_(&(*client)->state_)))) {
-            const int error = filetimer_open_default_(wait);
-            if (error != 0)
-                return error;
-        }
-    }
-    return FILETIMER_LOAD_(&(*client)->state_) == FILETIMER_DONE_;
+    state = FILETIMER_LOAD_(&(*client)->state_);
+    if (FILETIMER_LIKELY_(state == FILETIMER_DONE_))
+        return 1;
+    if (!is_default || state == FILETIMER_VOID_)
+        return 0;
+    error = filetimer_open_default_(wait);
+    return error != 0 ? error : FILETIMER_LOAD_(&(*client)->state_) == FILETIMER_DONE_;
 }
 
 FILETIMER_API int filetimer_configure(const char *path, int signum, unsigned flags)
@@ -1550,7 +1558,7 @@ FILETIMER_API void filetimer_close(filetimer_client *client)
 /* --------------------------------------------------------- Acquire, release */
 
 /* Send an acquire. On success *deadline_us is when it expires. */
-FILETIMER_API int filetimer_arm_(filetimer_client *client, filetimer_process_ *process,
+FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *process,
                                  const char *scope, size_t length, double after, double wait,
                                  int64_t token, int64_t *deadline_us)
 {
@@ -1575,7 +1583,7 @@ FILETIMER_API int filetimer_arm_(filetimer_client *client, filetimer_process_ *p
     return result;
 }
 
-FILETIMER_API int filetimer_disarm_(filetimer_client *client, const filetimer_process_ *process,
+FILETIMER_HOT_ int filetimer_disarm_(filetimer_client *client, const filetimer_process_ *process,
                                     const char *scope, size_t length, int64_t token,
                                     filetimer_patience_ patience)
 {
@@ -1589,7 +1597,7 @@ FILETIMER_API int filetimer_disarm_(filetimer_client *client, const filetimer_pr
     return filetimer_send_(client, &line, process->self.identity, patience);
 }
 
-FILETIMER_API int filetimer_acquire_n(filetimer_client *client, const char *scope, size_t length,
+FILETIMER_HOT_ int filetimer_acquire_n(filetimer_client *client, const char *scope, size_t length,
                                       double after, double wait)
 {
     filetimer_process_ spare;
@@ -1601,7 +1609,7 @@ FILETIMER_API int filetimer_acquire_n(filetimer_client *client, const char *scop
                           &deadline_us);
 }
 
-FILETIMER_API int filetimer_release_n(filetimer_client *client, const char *scope, size_t length,
+FILETIMER_HOT_ int filetimer_release_n(filetimer_client *client, const char *scope, size_t length,
                                       double wait)
 {
     filetimer_process_ spare;
@@ -1615,7 +1623,7 @@ FILETIMER_API int filetimer_release_n(filetimer_client *client, const char *scop
 /* ------------------------------------------------------------------ Handles */
 
 /* Arm the handle's timer, anew or for the first time. */
-FILETIMER_API int filetimer_arm_handle_(filetimer_handle *handle, filetimer_process_ *process,
+FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_process_ *process,
                                         double after, double wait)
 {
     const int result =

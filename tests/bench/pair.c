@@ -3,7 +3,7 @@
  * What a timer costs in C: an acquire and its release, beside two write(2) of
  * the same bytes into the same FIFO, which is the least that any client pays.
  *
- *     pair [rounds]      one line of JSON: medians over alternating rounds
+ *     pair [rounds]      one line of JSON: medians over alternating bursts
  *     pair --count N     N pairs and nothing else, for callgrind
  *
  * The pipe is drained between bursts, outside the measured time, so that no
@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BURST = 50, BURSTS = 40, MOST_ROUNDS = 1001 };
+/* Short bursts, alternating: what disturbs one side soon disturbs the other. */
+enum { BURST = 50, MOST_ROUNDS = 100001 };
 
 static int reader;
 
@@ -69,34 +70,30 @@ static void capture(filetimer_client *client)
 
 static double time_writes(int fd)
 {
-    double total = 0;
-    int i, j;
-    for (i = 0; i < BURSTS; i++) {
-        const double start = now_ns();
-        for (j = 0; j < BURST; j++)
-            if (write(fd, acquire, acquire_length) < 0 || write(fd, release, release_length) < 0)
-                exit(1);
-        total += now_ns() - start;
-        drain();
-    }
-    return total / (BURST * BURSTS);
+    const double start = now_ns();
+    double took;
+    int i;
+    for (i = 0; i < BURST; i++)
+        if (write(fd, acquire, acquire_length) < 0 || write(fd, release, release_length) < 0)
+            exit(1);
+    took = now_ns() - start;
+    drain();
+    return took / BURST;
 }
 
 static double time_pairs(filetimer_client *client)
 {
-    double total = 0;
-    int i, j;
-    for (i = 0; i < BURSTS; i++) {
-        const double start = now_ns();
-        for (j = 0; j < BURST; j++) {
-            filetimer_handle timer;
-            if (filetimer_begin(&timer, client, scope, 60) <= 0 || filetimer_end(&timer) <= 0)
-                exit(1);
-        }
-        total += now_ns() - start;
-        drain();
+    const double start = now_ns();
+    double took;
+    int i;
+    for (i = 0; i < BURST; i++) {
+        filetimer_handle timer;
+        if (filetimer_begin(&timer, client, scope, 60) <= 0 || filetimer_end(&timer) <= 0)
+            exit(1);
     }
-    return total / (BURST * BURSTS);
+    took = now_ns() - start;
+    drain();
+    return took / BURST;
 }
 
 /* The least of many tries: what is longer was disturbed. */
@@ -127,7 +124,7 @@ int main(int argc, char **argv)
         masked_ratio[MOST_ROUNDS];
     static filetimer_client client, by_mask;
     char path[] = "/tmp/filetimer-pair-XXXXXX", fifo[64];
-    int rounds = argc == 2 ? atoi(argv[1]) : 51, fd, i;
+    int rounds = argc == 2 ? atoi(argv[1]) : 4001, fd, i;
 
     if (rounds < 1 || rounds > MOST_ROUNDS || mkdtemp(path) == NULL)
         return 1;

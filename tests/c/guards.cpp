@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // filetimer.hpp. Without arguments: that it compiles, and is what it says it is.
-// With the path of a FIFO: send what test_guards.py expects.
+// With the path of a FIFO: send what test_native_client.py expects.
 #include <filetimer.hpp>
 #include <filetimer.hpp>
 

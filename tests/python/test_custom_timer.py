@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE
+from support import PATIENCE
 
 import filetimer as timer
 

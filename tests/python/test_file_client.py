@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -24,11 +25,13 @@ from filetimer.client import pipe as pipe_module
 class Reader:
     """Both ends of the FIFO, as a server holds them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, locked: bool = True) -> None:
         self.path = path
         if not os.path.exists(path):
             os.mkfifo(path)
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        if locked:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def raw(self) -> bytes:
         chunks = b""
@@ -370,3 +373,15 @@ class TestFork:
         self.in_child(lambda: os.write(writer, str(new_token()).encode()))
         assert abs(int(os.read(reader, 100)) - new_token()) > 1000
         os.close(reader), os.close(writer)
+
+
+def test_a_server_without_a_lock_is_not_kept_waiting_for_the_end_of_the_file(tmp_path: Any) -> None:
+    """torch's server acts on no timer while a writer has the FIFO open."""
+    reader = Reader(str(tmp_path / "fifo"), locked=False)
+    before = set(os.listdir("/proc/self/fd"))
+    client = timer.FileTimerClient(reader.path)
+    with timer.expires(60, "guarded", client):
+        assert set(os.listdir("/proc/self/fd")) == before
+    acquire, release = reader.records()
+    assert acquire["token"] == release["token"]
+    assert release["expiration_time"] == -1

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, StartWorker, eventually
+from support import PATIENCE, StartWorker, eventually
 from test_file_server import record, write_line
 
 import filetimer as timer

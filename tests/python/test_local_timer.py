@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, EventList, eventually
+from support import PATIENCE, EventList, eventually
 
 import filetimer as timer
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, EventList, StartWorker, eventually
+from support import PATIENCE, EventList, StartWorker, eventually
 from test_file_server import record, write_line
 
 import filetimer as timer

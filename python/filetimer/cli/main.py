@@ -2,6 +2,7 @@
 
 A subcommand is a module with two functions: ``add_arguments(parser)``, and ``execute(options)``,
 which returns the exit status.  It is imported only when it is called.  Its docstring is its help.
+One that parses its arguments itself has, instead, ``main(arguments)``.
 A command line after ``--``, where the table says that there is one, is ``options.command``.
 """
 
@@ -28,12 +29,16 @@ class Command(NamedTuple):
     module: str
     summary: str
     takes_command: bool = False
+    parses_itself: bool = False  # its ``main(arguments)`` is called with all that follows its name
 
 
 COMMANDS = {
     "run": Command("filetimer.cli.run", "run workers under a timer server", True),
     "serve": Command("filetimer.cli.serve", "serve timers at a path, in the foreground"),
     "expires": Command("filetimer.cli.expires", "guard one command with a timer", True),
+    "torchrun": Command(
+        "filetimer.cli.torchrun", "torchrun, with a timer server in its agent", parses_itself=True
+    ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
     "conformance": Command(
         "filetimer.conformance.cli", "try an implementation of the protocol", True
@@ -88,6 +93,9 @@ def _run(name: str, arguments: list[str]) -> int:
     if row is None:
         raise CommandError(f"there is no such command: choose one of {', '.join(COMMANDS)}")
     module = importlib.import_module(row.module)
+    if row.parses_itself:
+        own_status: int = module.main(arguments)
+        return own_status
     tail = " -- CMD..." if row.takes_command else ""
     parser = Parser(
         prog=f"filetimer {name}",

@@ -2,11 +2,16 @@
 
 A record is one ``write`` (SPEC F-3), of at most PIPE_BUF bytes, to a descriptor in non-blocking
 mode: it goes out whole or not at all.
+
+torch's server acts on no timer while any writer has the FIFO open.  A server that is not one of
+this specification is told by the lock that it does not hold (SPEC S-18); for such a one, the FIFO
+is opened for each record and closed after it (SPEC C-10).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 import select
@@ -61,16 +66,26 @@ class ClientPipe:
     def _send_after(self, error: OSError, record: bytes, wait: float) -> None:
         """What is to be done when the first attempt failed."""
         if error.errno in (errno.EPIPE, errno.EBADF):  # the server is gone; not opened yet
-            self._open(wait)
+            fd = self._open_new(wait)
+            if not _is_locked(fd):  # SPEC C-10
+                self._send_and_close(fd, record, wait)
+                return
+            self._keep(fd)
         elif not isinstance(error, BlockingIOError):
             raise error
-        self._send_patiently(record, wait)
+        self._send_patiently(self._fd, record, wait)
 
-    def _send_patiently(self, record: bytes, wait: float) -> None:
+    def _send_and_close(self, fd: int, record: bytes, wait: float) -> None:
+        try:
+            self._send_patiently(fd, record, wait)
+        finally:
+            os.close(fd)  # no other thread knows this number
+
+    def _send_patiently(self, fd: int, record: bytes, wait: float) -> None:
         give_up = time.monotonic() + wait  # SPEC C-1
         while True:
             try:
-                self._write(self._fd, record)
+                self._write(fd, record)
                 return
             except BlockingIOError:
                 remaining = give_up - time.monotonic()
@@ -79,11 +94,10 @@ class ClientPipe:
                         errno.EAGAIN,
                         f"the timer pipe {self.path} is full: its server is not reading",
                     ) from None
-            _wait_writable(self._fd, remaining)
+            _wait_writable(fd, remaining)
 
-    def _open(self, wait: float) -> None:
-        """Open the FIFO, onto the number that it had (SPEC C-5)."""
-        fd = self._open_new(wait)
+    def _keep(self, fd: int) -> None:
+        """Use this descriptor from now on, under the number that there was (SPEC C-5)."""
         with self._lock:
             if self._fd < 0:
                 self._fd = fd
@@ -157,6 +171,16 @@ def _open_fifo(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_locked(fd: int) -> bool:
+    """Whether a server of this specification serves the FIFO (SPEC S-18)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True  # or the file system has no locks, and nothing is to be told from that
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def _wait_writable(fd: int, seconds: float) -> None:

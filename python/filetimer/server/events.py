@@ -33,6 +33,7 @@ WORKER_DIED = "worker died"
 KILL_FAILED = "kill failed"
 KILL_ESCALATED = "kill escalated"
 WORKER_UNKILLABLE = "worker unkillable"
+CALLBACK_FAILED = "callback failed"
 DEGRADED = "server degraded"
 RECOVERED = "server recovered"
 SERVER_DIED = "server died"
@@ -217,13 +218,22 @@ class EventReporter:
     def _hand_on(self, event: Event) -> None:
         self._log(event)
         if self._log_event is not None and event.name in TORCH_NAMES:
-            _call(self._log_event, event.name, event.request())
+            self._call("log_event", self._log_event, event.name, event.request())
         if self._on_event is not None:
-            _call(self._on_event, event)
+            self._call("on_event", self._on_event, event)
 
+    def _call(self, which: str, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            logger.exception("the callback %s raised; the server goes on", which)
+            self._report_failure(which, error)
 
-def _call(callback: Callable[..., None], *arguments: Any) -> None:
-    try:
-        callback(*arguments)
-    except Exception:
-        logger.exception("an event callback raised; the server goes on")
+    def _report_failure(self, which: str, error: Exception) -> None:
+        """``on_event`` hears of a failure of ``log_event``, but not of its own."""
+        if which != "on_event":
+            detail = f"{type(error).__name__}: {error}"
+            self.report(CALLBACK_FAILED, code=which, detail=detail)
+        else:
+            key = (CALLBACK_FAILED, which)
+            self.counts[key] = self.counts.get(key, 0) + 1

@@ -11,10 +11,12 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 __all__ = ["HeldFifo", "ServerFifo"]
 
 MODE = 0o600
+LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
 
 # Room for a burst of several hundred records.  Not more: what is in the pipe when a deadline comes
 # is read before the deadline is acted on (SPEC S-7), so a flood delays a kill by one pipe's full.
@@ -131,12 +133,15 @@ def _require_own_fifo(status: os.stat_result, path: str) -> None:
 
 
 def _lock(fd: int, path: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(
-            errno.EAGAIN, f"another server is serving {path}: stop it, or give another path"
-        ) from None
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(LOCK_RETRY)  # a client may just be looking whether it is locked
+    raise BlockingIOError(
+        errno.EAGAIN, f"another server is serving {path}: stop it, or give another path"
+    )
 
 
 def _is_at(path: str, fd: int) -> bool:

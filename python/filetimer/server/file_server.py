@@ -84,7 +84,13 @@ class FileTimerServer:
         self._lock = threading.RLock()  # held by the loop's passes and by the public methods
         policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(
-            this_host(), self._reporter, run_id, policy, self._watch, self._unwatch
+            this_host(),
+            self._reporter,
+            run_id,
+            policy,
+            self._watch,
+            self._unwatch,
+            self._before_signal,
         )
         self._loop: ServerLoop | None = None
         self._thread: threading.Thread | None = None
@@ -194,6 +200,9 @@ class FileTimerServer:
     def _unwatch(self, process: ProcessHandle) -> None:
         if self._loop is not None:
             self._loop.unwatch(process)
+
+    def _before_signal(self, process: ProcessHandle, timer: Record) -> None:
+        """A worker is about to be signalled; it may be gone an instant later.  Must be quick."""
 
 
 def _to_record(request: FileTimerRequest) -> Record | Rejection:

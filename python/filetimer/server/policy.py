@@ -1,4 +1,4 @@
-"""``Policy``: what a server does beyond the protocol's defaults.  Everything is off unless asked."""
+"""``Policy``: what a server does beyond the protocol's defaults.  All of it is off unless asked."""
 
 from __future__ import annotations
 

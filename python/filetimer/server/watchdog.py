@@ -33,6 +33,10 @@ def _nothing(process: ProcessHandle) -> None:
     pass
 
 
+def _nothing_before(process: ProcessHandle, timer: Record) -> None:
+    pass
+
+
 class Watchdog:
     """Times are monotonic seconds unless they are a ``Now``.
 
@@ -43,6 +47,8 @@ class Watchdog:
         policy: what becomes of stuck workers.
         watch: called with the process of every worker that is admitted.
         unwatch: called before that process is let go of.
+        before_signal: called right before a worker is signalled, with the timer that decides.
+            It delays the kill, so it must be quick; what it raises is logged.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Watchdog:
         policy: Policy = DEFAULT,
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
+        before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(
             host, self._open, self, policy, self._is_too_young
@@ -65,6 +72,7 @@ class Watchdog:
         self._stopped = StoppedWorkers(reporter) if policy.hold_stopped else None
         self._rejections: collections.deque[Rejection] = collections.deque()
         self._watch, self._unwatch = watch, unwatch
+        self._before_signal = before_signal
         self._written_by: Callable[[], float] = lambda: float("inf")
         self._deadlines_moved = False
 
@@ -200,6 +208,10 @@ class Watchdog:
     def _reap(self, expiry: Expiry[ProcessHandle], monotonic: float) -> Outcome | None:
         if expiry.decisive is None:
             return None  # SPEC S-9
+        try:
+            self._before_signal(expiry.worker.process, expiry.decisive)
+        except Exception:
+            logger.exception("what was to be done before a kill failed; the kill goes on")
         return self.reaper.signal(expiry.worker.process, expiry.decisive, monotonic)
 
     def _report_expiry(

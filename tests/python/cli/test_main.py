@@ -55,7 +55,7 @@ def test_version_and_help(capsys):
     assert all(name in out and row.summary in out for name, row in COMMANDS.items())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [n for n, row in COMMANDS.items() if not row.parses_itself])
 def test_every_command_has_help(name, capsys):
     module = importlib.import_module(COMMANDS[name].module)
     assert callable(module.execute)

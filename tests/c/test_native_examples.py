@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import C_WARNINGS, EXAMPLES, INCLUDE, WARNINGS, Fifo, need, run
+from native import C_WARNINGS, EXAMPLES, INCLUDE, WARNINGS, Fifo, need, run
 
 EXPECTED = {
     "worker.c": (5, "step 4\n"),
@@ -91,3 +91,12 @@ def test_kernel_compiles_with_nvcc(tmp_path: Path) -> None:
                  "-Xcompiler", "-Wall,-Wextra,-Werror", EXAMPLES / "kernel.cu",
                  "-o", tmp_path / "kernel")  # fmt: skip
     assert result.stdout + result.stderr == ""
+
+
+def test_bench_runs(build: Callable[..., Path]) -> None:
+    """That it works, not how fast: this machine may be busy."""
+    source = EXAMPLES.parent.parent / "tests" / "bench" / "pair.c"
+    result = json.loads(run(build("gcc", source, "-O2", "-D_GNU_SOURCE"), 20).stdout)
+    assert result["rounds"] == 20
+    assert 0.5 < result["ratio"] < 20
+    assert result["unconfigured_pair_ns"] < 100

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import C_WARNINGS, HERE, INCLUDE, WARNINGS, compile_c, need, run
+from native import C_WARNINGS, HERE, INCLUDE, WARNINGS, compile_c, need, run
 
 HEADER = INCLUDE / "filetimer.h"
 POSIX = "-D_POSIX_C_SOURCE=200809L"
@@ -102,12 +102,9 @@ def test_two_translation_units_share_one_default(main: str, other: str, tmp_path
         objects.append(
             compile_c(
                 compiler,
-                "-O0",
-                "-x",
-                language,
+                *("-O0", "-x", language, "-c"),
                 *warnings,
                 *switch,
-                "-c",
                 HERE / f"unit_{name}.c",
                 output=tmp_path / f"{name}.o",
             )

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import HERE, INCLUDE, Fifo, compile_c, need, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from native import HERE, INCLUDE, Fifo, compile_c, need, run
 
 PROGRAM = HERE / "client_test.c"
 Build = Callable[..., Path]

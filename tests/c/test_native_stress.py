@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Fifo
+from native import HERE, Fifo
 
 Build = Callable[..., Path]
 RECORD = re.compile(
