@@ -59,4 +59,13 @@ def _family(worker: ProcessHandle, processes: dict[int, Listed]) -> list[int]:
         pid = pending.pop()
         family.add(pid)
         pending += [child for child in by_parent.get(pid, ()) if child not in family]
-    return sorted(family - {worker.pid})
+    return sorted(family - {worker.pid} - _line_of(os.getpid(), processes))
+
+
+def _line_of(pid: int, processes: dict[int, Listed]) -> set[int]:
+    """A process and all it descends from: a worker may have started who serves it."""
+    line: set[int] = set()
+    while pid in processes and pid not in line:
+        line.add(pid)
+        pid = processes[pid].parent
+    return line

@@ -19,7 +19,8 @@ class Policy:
         warn_after: report a timer as overdue before it expires: below 1, after that fraction of
             the time that it allows; from 1 on, after so many seconds.  None: never.
         reap_tree: signal a stuck worker's descendants with it.
-        hold_stopped: while a worker is stopped (SIGSTOP, a debugger), its deadlines wait.
+        hold_stopped: while a worker is stopped (SIGSTOP, a debugger), its deadlines wait.  Timers
+            that were moved by that give no warning.
     """
 
     kill_after: float | None = None

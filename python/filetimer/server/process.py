@@ -68,10 +68,13 @@ class ProcessHandle:
             os.kill(self.pid, signum)
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this very process still runs; a zombie does not.
+
+        Raises OSError for one without a pidfd that cannot be looked at: that is no death.
+        """
         if self.pidfd is not None:
             return not _readable(self.pidfd)
-        stat = read_stat(self.pid)
+        stat = _read_stat(self.pid)
         if stat is not None:
             return stat[0] not in "ZX" and stat[1] == self.start_time
         return self.start_time is None and _answers(self.pid)

@@ -136,7 +136,7 @@ class Reaper:
         return None if self._kill_after is None else now + self._kill_after
 
     def _step(self, dying: _Dying, now: float) -> None:
-        if not dying.process.is_alive():
+        if _is_dead(dying.process):
             dying.next_step = None  # its exit event is on its way
             return
         if dying.signum == signals.SIGKILL:
@@ -163,6 +163,13 @@ class Reaper:
         except OSError as error:
             dying.next_step = None
             self._report(events.KILL_FAILED, **fields, detail=str(error))
+
+
+def _is_dead(process: ProcessHandle) -> bool:
+    try:
+        return not process.is_alive()
+    except OSError:  # it cannot be looked at
+        return False
 
 
 def _signal_all(family: list[ProcessHandle], signum: int) -> None:

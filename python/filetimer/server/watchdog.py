@@ -7,6 +7,7 @@ pass of a server is: ``receive``, then ``process_exited`` for those that have, t
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import resource
 from collections.abc import Callable, Iterable
@@ -157,8 +158,9 @@ class Watchdog:
     def forget_dead(self, processes: Iterable[ProcessHandle], now: Now) -> None:
         """Look at these workers: for where no pidfd tells of exits."""
         for process in list(processes):
-            if not process.is_alive():
-                self.process_exited(process, now)
+            with contextlib.suppress(OSError):  # it cannot be looked at: the next time, then
+                if not process.is_alive():
+                    self.process_exited(process, now)
 
     def close(self) -> None:
         """Report what is left to report, and let go of all workers."""
