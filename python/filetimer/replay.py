@@ -25,16 +25,9 @@ from typing import Any, NamedTuple
 from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.events import Event
-from filetimer.server.journal import (
-    Chunk,
-    boot_id,
-    old_path,
-    own_events,
-    read_history,
-    read_journal,
-)
-from filetimer.server.process import read_stat
+from filetimer.server.journal import Chunk, old_path, own_events, read_history, read_journal
 from filetimer.server.recovery import replay_table
+from filetimer.server.sweep import is_alive
 from filetimer.server.timers import HELD_TOKEN, Host, Now, deadline_of
 from filetimer.wire.decoder import UNSET, LineDecoder, Record
 
@@ -76,17 +69,6 @@ def view_server(journal: str, now: Now) -> ServerView:
     timers = _replay(chunks, now, header)
     server = header["server"]
     return ServerView(header["path"], header["run_id"], server["pid"], is_alive(header), timers)
-
-
-def is_alive(header: dict[str, Any]) -> bool:
-    """Whether the server that wrote this header still runs."""
-    stat = read_stat(header["server"]["pid"])
-    return (
-        header["boot_id"] == boot_id()
-        and stat is not None
-        and stat[0] not in "ZX"
-        and stat[1] == header["server"].get("start_time", stat[1])
-    )
 
 
 def _replay(chunks: list[Chunk], now: Now, header: dict[str, Any]) -> list[Record]:

@@ -591,7 +591,7 @@ def test_without_pidfds_workers_are_reaped_and_seen_to_die(
 ) -> None:
     monkeypatch.setattr(process_module, "capability", lambda: capability)
     if capability == "pid":
-        monkeypatch.setattr(process_module, "read_stat", lambda pid: None)
+        monkeypatch.setattr(process_module, "_stat_fields", lambda pid: None)
     server = timer.FileTimerServer(fifo_path, "test", on_event=events)
     server.start()
     worker = start_worker(HANG)

@@ -15,6 +15,7 @@ from test_file_server import record, write_line
 
 import filetimer as timer
 from filetimer.replay import find_journals, view_server
+from filetimer.server import sweep as sweep_module
 from filetimer.server.journal import (
     CHUNK_LINE,
     Journal,
@@ -28,6 +29,8 @@ from filetimer.server.journal import (
     read_journal,
 )
 from filetimer.server.loop import read_clocks
+from filetimer.server.process import read_stat
+from filetimer.server.sweep import sweep
 from filetimer.server.timers import Now, Worker
 from filetimer.wire.decoder import Record
 
@@ -251,3 +254,68 @@ def test_seconds_left_can_be_told(
     (journal,) = find_journals()
     (shown,) = view_server(journal, read_clocks()).timers
     assert 0 < shown.deadline - time.monotonic() <= 60  # type: ignore[operator]
+
+
+class TestSweep:
+    """Journals that nobody will come back for go when another server starts."""
+
+    @staticmethod
+    def leave(directory: Path, name: str, path: str, **server: object) -> Path:
+        """A journal of a server that is not there any more, unless ``server`` says so."""
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait(PATIENCE)
+        pid_ns = os.stat("/proc/self/ns/pid").st_ino
+        # A start time that no process has: the pid may have been given away.
+        fields = {"pid": ended.pid, "start_time": 1, "pid_ns": pid_ns, **server}
+        directory.mkdir(mode=0o700, exist_ok=True)
+        journal = directory / f"{name}.journal"
+        journal.write_bytes(journal_header(path, "test", read_clocks(), **fields))
+        return journal
+
+    def test_of_a_dead_server_whose_pipe_is_gone(self, tmp_path: Path) -> None:
+        directory = tmp_path / "runtime"
+        stale = self.leave(directory, "stale", str(tmp_path / "gone"))
+        with_pipe = self.leave(directory, "with-pipe", str(tmp_path / "there"))
+        os.mkfifo(tmp_path / "there")
+        stat = read_stat(os.getpid())
+        assert stat is not None
+        alive = self.leave(
+            directory, "alive", str(tmp_path / "gone"), pid=os.getpid(), start_time=stat[1]
+        )
+        elsewhere = self.leave(directory, "elsewhere", str(tmp_path / "gone"), pid_ns=1)
+        garbage = directory / "garbage.journal"
+        garbage.write_bytes(b"\0 no journal\n")
+        link = directory / "link.journal"
+        link.symlink_to(stale)
+        server = timer.FileTimerServer(str(tmp_path / "timers"), "test")
+        server.start()
+        server.stop()
+        assert not stale.exists()
+        left = {with_pipe.name, alive.name, elsewhere.name, garbage.name, link.name}
+        assert {path.name for path in directory.iterdir()} == left
+
+    def test_of_what_a_server_left_in_the_middle_of_a_step(self, tmp_path: Path) -> None:
+        for name in ("old.journal.tmp", "old.journal.stale", "new.journal.tmp"):
+            (tmp_path / name).write_bytes(b"")
+            if name.startswith("old"):
+                os.utime(tmp_path / name, (0, 0))
+        sweep(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["new.journal.tmp"]
+
+    def test_a_journal_that_was_begun_meanwhile_is_put_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the look and the removal a server replaces the file."""
+        stale = self.leave(tmp_path, "stale", str(tmp_path / "gone"))
+        stat = read_stat(os.getpid())
+        assert stat is not None
+        rename = os.rename
+
+        def late(source: str, target: str) -> None:
+            self.leave(tmp_path, "stale", "/gone", pid=os.getpid(), start_time=stat[1])
+            rename(source, target)
+
+        monkeypatch.setattr(sweep_module.os, "rename", late)
+        sweep(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == [stale.name]
+        assert read_journal(str(stale), read_clocks())[0]["server"]["pid"] == os.getpid()

@@ -284,7 +284,7 @@ def test_many_pairs_do_not_grow_the_heap(world: World) -> None:
         world.acquire(1000, token=i)
         world.table.next_deadline()
         world.release(token=i)
-    assert len(world.table._heap) < 3000
+    assert len(world.table._deadlines._heap) < 3000
 
 
 def test_against_a_naive_model() -> None:

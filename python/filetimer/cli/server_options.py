@@ -1,4 +1,4 @@
-"""Options of the commands that serve: evidence, and what the journal keeps."""
+"""Options of the commands that serve: what becomes of a stuck worker, evidence, the journal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ MIB = 1 << 20
 
 def add_server_options(parser: argparse.ArgumentParser, *, evidence: str | None) -> None:
     """Describe them; ``evidence`` is where it goes unless told otherwise."""
+    _add_policy_options(parser)
     default = "none is collected" if evidence is None else f"./{evidence}"
     parser.add_argument(
         "--evidence",
@@ -58,8 +59,35 @@ def add_server_options(parser: argparse.ArgumentParser, *, evidence: str | None)
 def server_options(options: argparse.Namespace) -> dict[str, Any]:
     """What they say, as keywords of ``ServerOptions``."""
     return {
+        "report_only": options.report_only,
+        "warn_after": options.warn_after,
+        "reap_tree": options.reap_tree,
+        "hold_stopped": options.hold_stopped,
         "evidence": options.evidence,
         "evidence_budget": options.evidence_budget,
         "journal_size": options.journal_size * MIB,
         "keep_journal": options.keep_journal,
     }
+
+
+def _add_policy_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--report-only", action="store_true", help="report every expiry, and signal nobody"
+    )
+    parser.add_argument(
+        "--warn-after",
+        type=seconds,
+        metavar="W",
+        help="report a timer as overdue before it expires: below 1, after that fraction of the "
+        "time that it allows; from 1 on, after W seconds (default: never)",
+    )
+    parser.add_argument(
+        "--reap-tree",
+        action="store_true",
+        help="signal a stuck worker's descendants and process group with it",
+    )
+    parser.add_argument(
+        "--hold-stopped",
+        action="store_true",
+        help="while a worker is stopped, by SIGSTOP or a debugger, its deadlines wait",
+    )

@@ -22,6 +22,7 @@ from filetimer.api import TimerClient, TimerHandle
 from filetimer.client.environment import path_from_env
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter
+from filetimer.server.policy import Policy
 from filetimer.server.timers import Host, Now, TimerTable
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import UNSET, LineDecoder, Record, Rejection
@@ -132,7 +133,8 @@ class Timeline:
             self.spawn(entry)
         host = Host(server["pid"], server["uid"], server["pid_ns"], server["time_ns"])
         reporter = EventReporter(on_event=self.report)
-        self.watchdog: Any = Watchdog(host, reporter, kill_after=server.get("kill_after"))
+        policy = Policy(kill_after=server.get("kill_after"))
+        self.watchdog: Any = Watchdog(host, reporter, policy=policy)
         self.watchdog.table = TimerTable[Any](host, self.table.get, self.watchdog)
         self.decoder = LineDecoder()
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -49,9 +50,17 @@ class _Messages:
                 return  # nobody is there any more
 
 
+def _allow_all_descriptors() -> None:
+    """A pidfd for each worker: this process has no other use for its descriptors."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
     """Serve until the input ends; the exit status."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.setswitchinterval(0.0005)  # the messages' thread must not keep the server's waiting
+    _allow_all_descriptors()
     logging.getLogger("filetimer").setLevel(logging.ERROR)  # the parent writes the events
     options = json.loads(sys.argv[1])
     messages = _Messages()

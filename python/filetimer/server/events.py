@@ -37,6 +37,13 @@ CALLBACK_FAILED = "callback failed"
 DEGRADED = "server degraded"
 RECOVERED = "server recovered"
 SERVER_DIED = "server died"
+TIMER_OVERDUE = "timer overdue"
+WORKER_HELD = "worker held"
+MENDED = "server mended"
+
+LIMITED = frozenset({RECORD_REJECTED, TIMER_REFUSED})  # whoever can write can make any number
+SAY_AGAIN = 60.0  # seconds until a cause of degradation is reported again
+MAX_SINGLE = 100  # of these in one second are events of their own; the others are summed up
 
 
 # What readers of the journal cannot see in the records.
@@ -59,8 +66,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened.  Fields that do not apply are None.
 
     ``code`` is the code of a rejected record (SPEC section 5), or the reason of a refusal (SPEC
-    S-11).  ``late`` is in seconds past the deadline.  ``time`` is Unix time.  ``evidence`` is the
-    path of the report on a hung worker, ``where`` the innermost frames of its hang.
+    S-11), or what a degraded server lacks.  ``late`` is in seconds past the deadline.  ``count``
+    says how many of a kind one event stands for, where it is not one.  ``time`` is Unix time.
+    ``evidence`` is the path of the report on a hung worker, ``where`` the innermost frames of its
+    hang.
     """
 
     name: str
@@ -72,6 +81,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     late: float | None = None
     expiration_time: float | None = None
     detail: str | None = None
+    count: int | None = None
     time: float = 0.0
     evidence: str | None = None
     where: str | None = None
@@ -91,6 +101,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         parts = []
         if self.code is not None:
             parts.append(self.code)
+        if self.count is not None:
+            parts.append(f"{self.count} times")
         if self.pid is not None:
             parts.append(f"pid {self.pid}")
         if self.scope_id is not None:
@@ -151,19 +163,20 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write one event, or count it as left out."""
-        if event.name in (RECORD_REJECTED, TIMER_REFUSED) and not self._may_log(event.time):
+        if event.name in LIMITED and not self._may_log(event):
             return
         routine = event.name in (WATCHDOG_STARTED, WATCHDOG_STOPPED)
         self._write(logging.INFO if routine else logging.WARNING, event.describe())
 
-    def _may_log(self, now: float) -> bool:
+    def _may_log(self, event: Event) -> bool:
+        now = event.time
         if now - self._window_start >= self._interval:
             if self._suppressed:
                 self._write(logging.WARNING, f"{self._suppressed} more rejections were not logged")
             self._window_start, self._logged, self._suppressed = now, 0, 0
         self._logged += 1
         if self._logged > self._max_logged:
-            self._suppressed += 1
+            self._suppressed += event.count or 1
             return False
         return True
 
@@ -171,7 +184,10 @@ class EventLog:
 class EventReporter:
     """Hands every event to the log and to the callbacks.
 
-    ``counts`` counts every event by name and code.
+    ``counts`` counts every event by name and code.  Of rejections and refusals, at most
+    :data:`MAX_SINGLE` a second are handed on one by one; the others are one event for each name and
+    code when the second is over (:meth:`flush`), with their ``count``: a flood of garbage must not
+    become a flood of events.
     """
 
     def __init__(
@@ -181,9 +197,13 @@ class EventReporter:
     ) -> None:
         self.counts: dict[tuple[str, str | None], int] = {}
         self._unwritten: list[Event] = []  # for the journal
+        self.next_flush: float | None = None  # monotonic seconds
         self._log = EventLog(logger.log)
         self._log_event = log_event
         self._on_event = on_event
+        self._window_end, self._single = 0.0, 0
+        self._withheld: dict[tuple[str, str | None], int] = {}
+        self._degraded: dict[str, float] = {}  # when it was said last
 
     def take_unwritten(self) -> list[Event]:
         """What was reported since the last call and is to be kept in the journal."""
@@ -192,11 +212,40 @@ class EventReporter:
 
     def report(self, name: str, **fields: Any) -> None:
         """Report one event; ``fields`` are those of :class:`Event`."""
-        event = Event(name, time=time.time(), **fields)
-        key = (event.name, event.code)
+        key = (name, fields.get("code"))
         self.counts[key] = self.counts.get(key, 0) + 1
-        if event.name in JOURNALLED and len(self._unwritten) < MAX_UNWRITTEN:
-            self._unwritten.append(event)
+        if name in LIMITED and not self._may_be_single(key):
+            return
+        self._hand_on(Event(name, time=time.time(), **fields))
+
+    def degraded(self, code: str, detail: str) -> None:
+        """Report what the server lacks: each cause once, and again only after a while."""
+        now = time.monotonic()
+        if now - self._degraded.get(code, float("-inf")) >= SAY_AGAIN:
+            self._degraded[code] = now
+            self.report(DEGRADED, code=code, detail=detail)
+
+    def flush(self, monotonic: float) -> None:
+        """Report what was withheld, if its time has come."""
+        if self.next_flush is None or monotonic < self.next_flush:
+            return
+        self.next_flush = None
+        withheld, self._withheld = self._withheld, {}
+        for (name, code), count in withheld.items():
+            self._hand_on(Event(name, code=code, count=count, time=time.time()))
+
+    def _may_be_single(self, key: tuple[str, str | None]) -> bool:
+        now = time.monotonic()
+        if now >= self._window_end:
+            self._window_end, self._single = now + 1.0, 0
+        self._single += 1
+        if self._single <= MAX_SINGLE:
+            return True
+        self._withheld[key] = self._withheld.get(key, 0) + 1
+        self.next_flush = self.next_flush or self._window_end
+        return False
+
+    def _hand_on(self, event: Event) -> None:
         self._log(event)
         if self._log_event is not None and event.name in TORCH_NAMES:
             self._call("log_event", self._log_event, event.name, event.request())

@@ -18,9 +18,9 @@ __all__ = ["HeldFifo", "ServerFifo"]
 MODE = 0o600
 LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
 
-# Room for a burst of a thousand records.  Not more: what is in the pipe when a deadline comes is
-# read before the deadline is acted on (SPEC S-7), so a flood delays a kill by one pipe's full.
-CAPACITY = 1 << 18
+# Room for a burst of several hundred records.  Not more: what is in the pipe when a deadline comes
+# is read before the deadline is acted on (SPEC S-7), so a flood delays a kill by one pipe's full.
+CAPACITY = 1 << 16
 
 
 class HeldFifo:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from filetimer.runtime import journal_path, runtime_directory, stacks_directory
 from filetimer.server import events
@@ -14,10 +15,14 @@ from filetimer.server.fifo import ServerFifo
 from filetimer.server.journal import BOUND, Journal, State, journal_header
 from filetimer.server.process import ProcessHandle, read_stat, this_host
 from filetimer.server.recovery import Recovered, recover
+from filetimer.server.sweep import sweep
 from filetimer.server.timers import Host, Now, Worker
 from filetimer.wire.decoder import LineDecoder, Record, Rejection
 
 __all__ = ["FifoSource"]
+
+RETRY = 30.0  # seconds until a journal that failed is tried again
+STEADY = 0.005  # seconds that the clocks may drift apart between two looks
 
 
 class FifoSource:
@@ -35,10 +40,14 @@ class FifoSource:
         keep_journal: str | None = None,
     ) -> None:
         self._fifo = fifo
-        self._report = reporter.report
+        self._reporter = reporter
         self._journal_size, self._keep_journal = journal_size, keep_journal
         self._decoder = LineDecoder()
+        self._undecoded = b""  # taken out of the pipe, but the memory was not enough
         self._journal: Journal | None = None
+        self._new_journal: Callable[[State, Now], Journal] | None = None
+        self._retry_at = float("inf")
+        self._offset = float("nan")  # from the monotonic clock to the wall clock
         _sources.add(self)
 
     def open_journal(
@@ -50,13 +59,18 @@ class FifoSource:
         host = this_host()
         recovered = Recovered([], b"", armed=True)
         try:
-            path = journal_path(self._fifo.path, runtime_directory(create=True))
-            recovered = recover(path, self._fifo.path, holder, host, now)
+            directory = runtime_directory(create=True)
+            path = journal_path(self._fifo.path, directory)
             header = self._header(run_id, holder, host, now)
-            state = State(recovered.workers, recovered.unfinished)
-            self._journal = Journal(path, header, state, now, self._journal_size)
+            self._new_journal = lambda state, now: Journal(
+                path, header, state, now, self._journal_size
+            )
+            recovered = recover(path, self._fifo.path, holder, host, now)
+            self._journal = self._new_journal(State(recovered.workers, recovered.unfinished), now)
+            sweep(directory)
         except OSError as error:
             self._degraded(error)
+            self._retry_at = now.monotonic + RETRY
         self._decoder.feed(recovered.unfinished)
         if recovered.workers:
             self._report_recovered(recovered)
@@ -84,7 +98,7 @@ class FifoSource:
             else "report-only until acquired again: nobody held the pipe meanwhile, so that "
             "releases may have been lost"
         )
-        self._report(
+        self._reporter.report(
             events.RECOVERED,
             code="armed" if recovered.armed else "report_only",
             detail=f"{timers} timers of {len(recovered.workers)} workers, {how}",
@@ -96,7 +110,22 @@ class FifoSource:
 
     def receive(self, now: Now) -> list[Record | Rejection]:
         """Everything that is in the pipe now, and no more (SPEC S-7)."""
-        return self._decoder.feed(self._take(now))
+        # What was taken must not be lost: it stays with us until all of it is decoded.
+        self._undecoded += self._take(now)
+        results = self._decoder.feed(self._undecoded)
+        self._undecoded = b""
+        return results
+
+    def written_by(self, now: Now) -> float:
+        """By when the last record in the pipe had been written, in monotonic seconds.
+
+        The pipe's modification time tells, on the wall clock; of no use if that has just been set.
+        """
+        offset, before = now.wall - now.monotonic, self._offset
+        self._offset = offset
+        age = now.wall - os.fstat(self._fifo.fd).st_mtime
+        steady = abs(offset - before) < STEADY
+        return now.monotonic - age if steady and age > 0 else float("inf")
 
     def acted(self, now: Now, notes: bytes) -> None:
         """Write down that timers were acted on, and what is to be noted."""
@@ -106,13 +135,18 @@ class FifoSource:
             except OSError as error:
                 self._give_journal_up(error)
 
-    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
-        """Compact the journal, if it is full."""
-        if self._journal is not None and self._journal.is_full:
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now, moved: bool = False) -> None:
+        """Compact the journal if it is full, or if deadlines ``moved``; begin one if it failed."""
+        state = State(workers, self._decoder.unfinished)
+        if self._journal is None:
+            if now.monotonic >= self._retry_at:
+                self._begin_again(state, now)
+        elif moved or self._journal.is_full:
             try:
-                self._journal.compact(State(workers, self._decoder.unfinished), now)
+                self._journal.compact(state, now)
             except OSError as error:
-                self._give_journal_up(error)
+                if moved or not self._journal.put_off():
+                    self._give_journal_up(error)
 
     def close(self) -> None:
         """Remove the journal, and the FIFO if it was made here."""
@@ -120,7 +154,7 @@ class FifoSource:
             try:
                 self._journal.close(self._keep_journal)
             except OSError as error:
-                self._degraded(error, "its history is not kept")
+                self._reporter.degraded("history", f"its history is not kept: {error}")
         # What the workers left there for the collector: reaped ones could not remove it.
         stacks = stacks_directory(self._fifo.path, runtime_directory())
         shutil.rmtree(stacks, ignore_errors=True)
@@ -144,22 +178,34 @@ class FifoSource:
             return self._journal.take(self._fifo.fd, self._fifo.capacity, now)
         except BlockingIOError:
             return b""
-        except OSError as error:  # the pipe still holds the bytes
+        except OSError as error:  # the pipe still holds the bytes, or nearly all of them
+            rescued = self._journal.rescue()
             self._give_journal_up(error)
-            return self._fifo.read()
+            return rescued + self._fifo.read()
 
     def _give_journal_up(self, error: OSError) -> None:
         if self._journal is not None:
             self._journal.close()  # what it says is no longer so
             self._journal = None
+        self._retry_at = time.monotonic() + RETRY
         self._degraded(error)
 
-    def _degraded(
-        self,
-        error: OSError,
-        what: str = "no journal, so this server cannot be looked at from outside",
-    ) -> None:
-        self._report(events.DEGRADED, code="journal", detail=f"{what}: {error}")
+    def _begin_again(self, state: State, now: Now) -> None:
+        self._retry_at = now.monotonic + RETRY
+        if self._new_journal is None:
+            return
+        try:
+            self._journal = self._new_journal(state, now)
+        except OSError:
+            return  # it was said before
+        self._reporter.report(events.MENDED, code="journal", detail="it keeps a journal again")
+
+    def _degraded(self, error: OSError) -> None:
+        self._reporter.degraded(
+            "journal",
+            "no journal, so that this server cannot be looked at from outside, and a successor "
+            f"would not know its timers: {error}",
+        )
 
 
 _sources: weakref.WeakSet[FifoSource] = weakref.WeakSet()

@@ -18,7 +18,9 @@ from filetimer.server.fifo import ServerFifo
 from filetimer.server.fifo_source import FifoSource
 from filetimer.server.journal import BOUND
 from filetimer.server.loop import ServerLoop, read_clocks
+from filetimer.server.policy import Policy
 from filetimer.server.process import ProcessHandle, open_process, this_host
+from filetimer.server.spare import keep_spare
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Record, Rejection, checked_record
 
@@ -39,6 +41,12 @@ class FileTimerServer:
         on_event: called with every :class:`~filetimer.server.events.Event`.
         kill_after: seconds after which a worker that outlives its signal is sent SIGKILL;
             None, as in torch: never.
+        report_only: report every expiry, and signal nobody: to watch before you trust.
+        warn_after: report a timer as overdue before it expires: below 1, after that fraction of
+            the time that it allows; from 1 on, after so many seconds.
+        reap_tree: signal a stuck worker's descendants, and its process group if it leads one, with
+            it, so that a data loader's processes keep no memory and no GPU.
+        hold_stopped: while a worker is stopped, by SIGSTOP or a debugger, its deadlines wait.
         journal: whether to keep what is received in a file of the runtime directory, so that
             ``filetimer list`` can see the timers, and a server that is started again at the same
             path after this one was killed takes them over.
@@ -67,6 +75,10 @@ class FileTimerServer:
         *,
         on_event: Callable[[Event], None] | None = None,
         kill_after: float | None = None,
+        report_only: bool = False,
+        warn_after: float | None = None,
+        reap_tree: bool = False,
+        hold_stopped: bool = False,
         journal: bool = True,
         holder: str | None = None,
         journal_size: int = BOUND,
@@ -92,11 +104,12 @@ class FileTimerServer:
             collector = Evidence(
                 evidence, evidence_budget, run_id, self._file_path, self._wake, self._journal_path
             )
+        policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(
             this_host(),
             self._reporter,
             run_id,
-            kill_after,
+            policy,
             self._watch,
             self._unwatch,
             self._before_signal,
@@ -118,12 +131,14 @@ class FileTimerServer:
         """
         if self._thread is not None:
             raise RuntimeError("this FileTimerServer was started before; stop() it first")
+        keep_spare()
         source = self._source = FifoSource(
             ServerFifo(self._file_path), self._reporter, self._journal_size, self._keep_journal
         )
         if self._journal:
-            for worker in source.open_journal(self._run_id, self._holder, read_clocks()):
-                self._watchdog.table.adopt(worker)
+            now = read_clocks()
+            for worker in source.open_journal(self._run_id, self._holder, now):
+                self._watchdog.table.adopt(worker, now.monotonic)
         loop = ServerLoop(source, self._lock, self._max_interval)
         thread = threading.Thread(
             target=loop.run, args=(self._watchdog,), name="filetimer-watchdog", daemon=self._daemon

@@ -79,14 +79,15 @@ class Holding:
 
     def due(self, expiries: list[Expiry[ProcessHandle]]) -> list[Kill]:
         """The signals that are to be sent now; takes the stand-ins out of ``expiries``."""
-        kills = self._completed()
+        kills: list[Kill] = []
         for i, expiry in reversed(list(enumerate(expiries))):
             stand_in = next((t for t in expiry.timers if t.token == HELD_TOKEN), None)
             if stand_in is not None:
                 kills.append(self._overdue(expiry.worker, stand_in))
                 others = [timer for timer in expiry.timers if timer is not stand_in]
                 expiries[i : i + 1] = [Expiry(expiry.worker, others, None)] if others else []
-        return kills
+        # What is completed as its budget ends is overdue: only once is it to be killed.
+        return kills + self._completed()
 
     def take_notes(self) -> bytes:
         """The records of what was held and let go since the last call, for the journal."""

@@ -51,6 +51,7 @@ __all__ = [
 
 FORMAT = 2
 BOUND = 4 << 20  # bytes at which the file is replaced: some 19,000 records of version 2
+MOST_BOUNDS = 8  # so many times its bound a file may have, if no new one can be written
 _CHUNK_FORMAT = b'{%s %10d, "monotonic": %17.6f, "wall": %17.6f}\n'
 _RECEIVED, _OWN = b'"chunk":', b'"own":  '
 _EVENT = b'{"event": '
@@ -141,6 +142,7 @@ class Journal:
         self.path = path
         self._header = header
         self._bound = bound
+        self._taken = 0  # bytes that were moved behind the end, and not committed yet
         self._fd, self._end = self._write_new(state, now)
         self._limit = max(bound, 4 * self._end)
 
@@ -156,13 +158,19 @@ class Journal:
         cannot grow; the FIFO then still holds the bytes.
         """
         start = self._end + CHUNK_LINE
-        length = os.splice(
-            fifo, self._fd, size, offset_dst=start, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
-        )
-        chunk = os.pread(self._fd, length, start)
-        os.pwrite(self._fd, chunk_line(length, now), self._end)
-        self._end = start + length
+        if not self._taken:
+            flags = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+            self._taken = os.splice(fifo, self._fd, size, offset_dst=start, flags=flags)
+        chunk = os.pread(self._fd, self._taken, start)
+        os.pwrite(self._fd, chunk_line(self._taken, now), self._end)
+        self._end = start + self._taken
+        self._taken = 0
         return chunk
+
+    def rescue(self) -> bytes:
+        """What :meth:`take` had moved when it failed, and the FIFO does not hold any more."""
+        taken, self._taken = self._taken, 0
+        return os.pread(self._fd, taken, self._end + CHUNK_LINE) if taken else b""
 
     def note(self, lines: bytes, now: Now) -> None:
         """Write down that the timers due at ``now`` were acted on, and lines of our own.
@@ -181,6 +189,11 @@ class Journal:
         os.close(old)
         self._limit = max(self._bound, 4 * self._end)
 
+    def put_off(self) -> bool:
+        """Go on in this file though it is full; False when it is far over its bound."""
+        self._limit = 2 * self._end
+        return self._end < MOST_BOUNDS * self._bound
+
     def close(self, keep: str | None = None) -> None:
         """Close and remove the file; nothing after :meth:`forget`.
 
@@ -195,7 +208,7 @@ class Journal:
                 _write_history(self.path, keep)
         finally:
             for path in (self.path, old_path(self.path)):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # gone, or the file system is read-only now
                     os.unlink(path)
 
     def forget(self) -> None:
@@ -219,6 +232,8 @@ class Journal:
             os.rename(temporary, self.path)
         except BaseException:
             os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
         return fd, len(content)
 

@@ -165,7 +165,10 @@ class _QueueSource:
     def acted(self, now: Now, notes: bytes) -> None:
         pass  # nothing is written down
 
-    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
+    def written_by(self, now: Now) -> float:
+        return float("inf")  # a queue does not tell
+
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now, moved: bool = False) -> None:
         pass
 
     def close(self) -> None:

@@ -28,6 +28,12 @@ FAST = 0.0005  # seconds between two chunks that count as fast
 MANY = 3  # records in one chunk that count as fast
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
+BALLAST = 4 << 20  # bytes that are given up when memory runs out, so that there is some to go on
+
+# Rejections that wait for their report, over which the pipe is read only when a deadline has come:
+# a flood of garbage must wait for us, not we for it.
+MAX_BACKLOG = 20_000
+
 FAULT_PAUSE = 0.1  # seconds: a pass that keeps failing must not spin
 
 
@@ -45,11 +51,17 @@ class Source(Protocol):
     def receive(self, now: Now) -> list[Record | Rejection]:
         """All that has come, and no more: it never waits.  ``now`` is when it is received."""
 
+    def written_by(self, now: Now) -> float:
+        """By when, in monotonic seconds, what was received had been written."""
+
     def acted(self, now: Now, notes: bytes) -> None:
         """What was due at ``now`` was acted on; ``notes`` are lines for the journal."""
 
-    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now) -> None:
-        """These workers, with their timers, are all that matters of what was received so far."""
+    def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now, moved: bool = False) -> None:
+        """These workers, with their timers, are all that matters of what was received so far.
+
+        ``moved``: deadlines are other than what was received says.
+        """
 
     def close(self) -> None:
         """Let go of it."""
@@ -66,7 +78,10 @@ class ServerLoop:
         self._waiter = Waiter()
         self._waiter.register(source.fileno())
         self._watched: dict[int, ProcessHandle] = {}  # by pidfd
-        self._unwatched: set[ProcessHandle] = set()  # looked at every DEATH_POLL seconds
+        self._unwatched: set[ProcessHandle] = set()  # looked at from time to time
+        self._next_look = 0.0
+        self._unapplied: tuple[list[Record | Rejection], Now] | None = None
+        self._ballast: bytearray | None = bytearray(BALLAST)
         self._last_chunk = 0.0
         self._fast = False
         self._stopping = False
@@ -81,6 +96,10 @@ class ServerLoop:
                     with self._lock:
                         self.serve_pass(watchdog, ready)
                     self._rest(watchdog)
+                except MemoryError:
+                    self._ballast = None
+                    watchdog.out_of_memory()
+                    time.sleep(FAULT_PAUSE)
                 except Exception:
                     logger.exception("a pass of the timer server failed; it goes on")
                     time.sleep(FAULT_PAUSE)
@@ -91,18 +110,29 @@ class ServerLoop:
         """Act on what has happened by now.  ``ready``: descriptors that can be read."""
         now = read_clocks()
         # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
-        results = self._source.receive(now)
-        if results:
-            watchdog.receive(results, now)
-            self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
-            self._last_chunk = now.monotonic
+        if watchdog.backlog < MAX_BACKLOG or watchdog.is_due(now.monotonic):
+            self._receive(watchdog, now)
         self._see_exits(watchdog, ready, now)
         acted = watchdog.enforce(now.monotonic)
         notes = watchdog.take_notes()
         if acted or notes:
             self._source.acted(now, notes)
-        self._source.keep(watchdog.table.workers.values(), now)
+        moved = watchdog.take_deadlines_moved()
+        self._source.keep(watchdog.table.workers.values(), now, moved)
         self.last_progress = now.wall
+
+    def _receive(self, watchdog: Watchdog, now: Now) -> None:
+        """Apply all that has come.  What memory did not suffice for is applied the next time."""
+        if self._unapplied is not None:
+            watchdog.receive(*self._unapplied)
+        self._unapplied = None
+        results = self._source.receive(now)
+        if results:
+            self._unapplied = results, now
+            watchdog.receive(results, now, self._source.written_by)
+            self._unapplied = None
+            self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
+            self._last_chunk = now.monotonic
 
     def watch(self, process: ProcessHandle) -> None:
         """Have ``watchdog.process_exited`` called when this process ends."""
@@ -137,8 +167,9 @@ class ServerLoop:
             self._waiter.close()
 
     def _wait_until(self, watchdog: Watchdog) -> float:
-        longest = DEATH_POLL if self._unwatched else self._max_interval
-        beat = time.monotonic() + min(longest, self._max_interval)
+        beat = time.monotonic() + self._max_interval
+        if self._unwatched:
+            beat = min(beat, self._next_look)
         with self._lock:
             deadline = watchdog.next_deadline()
         return beat if deadline is None else min(beat, deadline)
@@ -146,8 +177,10 @@ class ServerLoop:
     def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
         for fd in ready & self._watched.keys():
             watchdog.process_exited(self._watched[fd], now)
-        if self._unwatched:
-            watchdog.forget_dead(now)
+        if self._unwatched and now.monotonic >= self._next_look:
+            watchdog.forget_dead(self._unwatched, now)
+            cost = time.monotonic() - now.monotonic
+            self._next_look = now.monotonic + max(DEATH_POLL, 20 * cost)
 
     def _rest(self, watchdog: Watchdog) -> None:
         if self._fast:

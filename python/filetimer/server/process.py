@@ -16,10 +16,23 @@ import signal
 import sys
 import time
 from functools import lru_cache
+from typing import NamedTuple
 
+from filetimer.server.spare import OUT_OF_DESCRIPTORS, read_file
 from filetimer.server.timers import Host
 
-__all__ = ["ProcessHandle", "capability", "open_process", "read_stat", "started_at", "this_host"]
+__all__ = [
+    "TICK",
+    "ProcessHandle",
+    "all_processes",
+    "capability",
+    "open_process",
+    "read_stat",
+    "started_at",
+    "this_host",
+]
+
+TICK = 0.02  # seconds: start times count in hundredths, and clocks are read one after the other
 
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN = 424, 434  # the same on every Linux architecture
 
@@ -28,14 +41,16 @@ class ProcessHandle:
     """One process, from :func:`open_process` on; what ``timers.Process`` asks for.
 
     ``start_time`` is in clock ticks since boot (field 22 of /proc/PID/stat), ``uid`` its user,
-    ``time_ns`` the inode of its time namespace; each is None where unknown.
+    ``time_ns`` the inode of its time namespace; each is None where unknown.  ``no_pidfd`` is why
+    there is no pidfd though the system has them.
     """
 
-    __slots__ = ("pid", "pidfd", "start_time", "time_ns", "uid", "zombie")
+    __slots__ = ("no_pidfd", "pid", "pidfd", "start_time", "time_ns", "uid", "zombie")
 
     def __init__(self, pid: int, pidfd: int | None) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self.no_pidfd: OSError | None = None
         self.zombie = False
         self.start_time: int | None = None
         self.uid: int | None = None
@@ -53,10 +68,13 @@ class ProcessHandle:
             os.kill(self.pid, signum)
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this very process still runs; a zombie does not.
+
+        Raises OSError for one without a pidfd that cannot be looked at: that is no death.
+        """
         if self.pidfd is not None:
             return not _readable(self.pidfd)
-        stat = read_stat(self.pid)
+        stat = _read_stat(self.pid)
         if stat is not None:
             return stat[0] not in "ZX" and stat[1] == self.start_time
         return self.start_time is None and _answers(self.pid)
@@ -73,40 +91,87 @@ class ProcessHandle:
             self.pidfd = None
 
 
-def open_process(pid: int) -> ProcessHandle | None:
-    """The process that now has this pid, or None.
+def open_process(pid: int, pidfd_allowed: bool = True) -> ProcessHandle | None:
+    """The process that now has this pid, or None.  ``pidfd_allowed``: whether to take a pidfd.
 
     The pidfd comes first.  If its process still runs after /proc was read, then what was read is
     that process's: the pid cannot have been recycled in between.
+
+    Raises OSError for a process that cannot be looked at: without descriptors, or memory.
     """
+    pidfd, reason = None, None
     try:
-        pidfd = _pidfd_open(pid) if capability() == "pidfd" else None
+        if pidfd_allowed and capability() == "pidfd":
+            pidfd = _pidfd_open(pid)
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if error.errno not in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
             return None  # no such process, or a thread's id
-        pidfd = None  # out of descriptors: go on by start time
+        reason = error  # go on by start time
     handle = ProcessHandle(pid, pidfd)
-    stat = read_stat(pid)
+    handle.no_pidfd = reason
+    try:
+        return handle if _look_at(handle) else None
+    except BaseException:
+        handle.close()
+        raise
+
+
+def _look_at(handle: ProcessHandle) -> bool:
+    """Fill in what /proc says; whether there is such a process."""
+    pid = handle.pid
+    stat = _read_stat(pid)
     if stat is not None:
         state, handle.start_time = stat
         handle.uid = _uid(pid)
         handle.time_ns = _namespace(f"/proc/{pid}/ns/time")
         handle.zombie = state in "ZX"
-    if pidfd is not None:
-        handle.zombie = handle.zombie or _readable(pidfd)
-    elif stat is None and not _answers(pid):
-        return None
-    return handle
+    if handle.pidfd is not None:
+        handle.zombie = handle.zombie or _readable(handle.pidfd)
+        return True
+    return (stat is not None and _leads(pid)) or (stat is None and _answers(pid))
 
 
 def read_stat(pid: int) -> tuple[str, int] | None:
     """State letter and start time (clock ticks since boot) of a process, or None."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the name may hold anything
-        return fields[0].decode("ascii"), int(fields[19])
-    except (OSError, IndexError, ValueError):
+        return _read_stat(pid)
+    except OSError:
         return None
+
+
+def _read_stat(pid: int) -> tuple[str, int] | None:
+    """As :func:`read_stat`; raises OSError where the file is there and cannot be opened."""
+    fields = _stat_fields(pid)
+    return None if fields is None else (fields[0].decode("ascii"), int(fields[19]))
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the state on; None without such a process or file."""
+    try:
+        content = read_file(f"/proc/{pid}/stat")
+    except OSError as error:
+        if error.errno in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+            raise
+        return None
+    fields = content.rpartition(b")")[2].split()  # the name may hold anything
+    return fields if len(fields) > 19 else None
+
+
+class Listed(NamedTuple):
+    """A process as a walk through /proc found it."""
+
+    parent: int
+    group: int
+    start_time: int
+
+
+def all_processes() -> dict[int, Listed]:
+    """Every process by pid."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (fields := _stat_fields(int(name))) is not None:
+            found[int(name)] = Listed(int(fields[1]), int(fields[2]), int(fields[19]))
+    return found
 
 
 def started_at(process: ProcessHandle) -> float:
@@ -183,11 +248,22 @@ def _namespace(path: str) -> int | None:
 
 def _uid(pid: int) -> int | None:
     """The real user.  (The owner of /proc/PID is root where a process is not dumpable.)"""
+    return _from_status(pid, b"Uid:")
+
+
+def _leads(pid: int) -> bool:
+    """Whether this is a process, and not another thread's id."""
+    return _from_status(pid, b"Tgid:") in (None, pid)
+
+
+def _from_status(pid: int, name: bytes) -> int | None:
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Uid:"):
-                    return int(line.split()[1])
-    except (OSError, ValueError, IndexError):
+        for line in read_file(f"/proc/{pid}/status").splitlines():
+            if line.startswith(name):
+                return int(line.split()[1])
+    except OSError as error:
+        if error.errno in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+            raise
+    except (ValueError, IndexError):
         pass
     return None

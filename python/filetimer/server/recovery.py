@@ -9,17 +9,16 @@ release may have been lost with it.  In that last case nobody may be killed on w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from filetimer.server.journal import Chunk, JournalError, boot_id, own_records, read_journal
-from filetimer.server.process import ProcessHandle, open_process, started_at
+from filetimer.server.process import TICK, ProcessHandle, open_process, started_at
 from filetimer.server.timers import Host, Now, TimerTable, Worker
 from filetimer.wire.decoder import LineDecoder, Record
 
 __all__ = ["Recovered", "disarm", "recover", "replay_table"]
-
-TICK = 0.02  # seconds: start times count in hundredths, and clocks are read one after the other
 
 
 class Recovered(NamedTuple):
@@ -43,7 +42,7 @@ def recover(journal: str, fifo_path: str, holder: str | None, host: Host, now: N
         return nothing
     if header["boot_id"] != boot_id() or header["path"] != fifo_path:
         return nothing
-    table, decoder = replay_table(host, chunks)
+    table, decoder = replay_table(host, chunks, _written_at(journal, now))
     armed = holder is not None and header["holder"] == holder
     if not armed:
         disarm(table)
@@ -56,27 +55,35 @@ def disarm(table: TimerTable[ProcessHandle]) -> None:
         timer.signal = min(timer.signal, 0)
 
 
+def _written_at(journal: str, now: Now) -> float:
+    """When the journal was written to last, in monotonic seconds: its server lived until then."""
+    try:
+        return now.monotonic - (now.wall - os.stat(journal).st_mtime)
+    except OSError:
+        return now.monotonic
+
+
 def replay_table(
-    host: Host, chunks: Sequence[Chunk]
+    host: Host, chunks: Sequence[Chunk], ended: float = float("inf")
 ) -> tuple[TimerTable[ProcessHandle], LineDecoder]:
     """The table and the decoder that a server had after these chunks.
 
-    Workers that have exited are not in it, nor processes that started after the record that names
-    them was received: those have a recycled pid, whether or not the record says a start time.
+    Workers that have exited are not in it, nor, where a record does not tell its process's start
+    time, processes that started after it was read: those have a recycled pid.  A chunk was read
+    before the next one's time, and the last one before ``ended``.
     """
-    received = Now(0.0, 0.0)
+    read_by = ended
 
-    def open_if_old_enough(pid: int) -> ProcessHandle | None:
-        process = open_process(pid)
-        if process is not None and started_at(process) > received.monotonic + TICK:
-            process.close()
-            return None
-        return process
+    def too_young(process: ProcessHandle) -> bool:
+        return started_at(process) > read_by + TICK
 
-    table: TimerTable[ProcessHandle] = TimerTable(host, open_if_old_enough, _Silent())
+    table: TimerTable[ProcessHandle] = TimerTable(
+        host, open_process, _Silent(), too_young=too_young
+    )
     decoder = LineDecoder()
     for i, chunk in enumerate(chunks):
         received = chunk.now
+        read_by = chunks[i + 1].now.monotonic if i + 1 < len(chunks) else ended
         # A pass is: receive, apply, act.  That the journal goes on proves that it was completed;
         # after the last chunk the server may have died before it acted, so that is still to do.
         if chunk.own:

@@ -4,19 +4,18 @@
 again.  No clock is read, no system call made: processes are looked up through ``open_process``,
 so that the table runs on a virtual clock and against virtual processes in tests, in the
 conformance driver, and over the journal of a server that is gone.
-
-Most timers are released long before they expire, many within the chunk of records that acquired
-them.  So a timer enters the heap only when somebody asks for the next deadline, and a released or
-replaced one stays in the heap until it surfaces or the heap is rebuilt.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
+from filetimer.server.deadlines import Deadlines
+from filetimer.server.policy import Policy
 from filetimer.wire.decoder import UNSET, Record
 
 __all__ = [
@@ -40,7 +39,11 @@ HELD_TOKEN = 2**53 - 1
 Clients count up from a random start of 52 bits, or draw 53 of them (SPEC C-8): none has it.
 """
 
-MIN_REBUILD = 1024  # heap entries below which a rebuild is not worth it
+# SPEC X-1: valid records, too, must not fill the memory.
+MAX_TIMERS = 250_000
+MAX_TIMERS_OF_WORKER = 10_000
+
+_DEFAULT = Policy()
 
 
 class Now(NamedTuple):
@@ -119,6 +122,9 @@ class TimerTable(Generic[P]):
         host: the server's identity.
         open_process: finds a process by pid; None where there is none.
         observer: is told who comes, who goes and who is refused.
+        policy: whether timers only report, and when they are overdue.
+        too_young: whether a process began after the records that are being applied were written;
+            asked where a record itself does not say which process it comes from.
     """
 
     def __init__(
@@ -126,15 +132,19 @@ class TimerTable(Generic[P]):
         host: Host,
         open_process: Callable[[int], P | None],
         observer: Observer[P],
+        policy: Policy = _DEFAULT,
+        too_young: Callable[[P], bool] | None = None,
     ) -> None:
         self.workers: dict[int, Worker[P]] = {}
         self._host = host
         self._open_process = open_process
         self._observer = observer
-        self._fresh: list[Record] = []  # acquired, not yet in the heap
-        self._heap: list[tuple[float, int, Record]] = []  # by deadline, then by arrival
-        self._arrivals = 0
-        self._rebuild_at = MIN_REBUILD
+        self._deadlines = Deadlines(self._is_live)
+        self._warnings = Deadlines(self._is_live)
+        self._policy = policy
+        self._too_young = too_young
+        self._count = 0
+        self._max_timers = MAX_TIMERS
 
     def apply(self, record: Record, now: Now) -> None:
         """Let one record take effect (SPEC S-1).  ``now`` is when it was received."""
@@ -146,28 +156,42 @@ class TimerTable(Generic[P]):
             if worker is None:
                 return
         key = record.scope_id if record.token is UNSET else (record.scope_id, record.token)
+        timers = worker.timers
         if record.expiration_time < 0:  # SPEC R-9
-            worker.timers.pop(key, None)  # SPEC S-4
+            if timers.pop(key, None) is not None:  # SPEC S-4
+                self._count -= 1
             return
+        if key not in timers:
+            if len(timers) >= MAX_TIMERS_OF_WORKER or self._count >= self._max_timers:
+                self._observer.refused(record, "limit")
+                return
+            self._count += 1
         if record.deadline is UNSET:  # SPEC S-5
             record.deadline = now.monotonic + (record.expiration_time - now.wall)
-        worker.timers[key] = record  # SPEC S-3
-        self._fresh.append(record)
+        timers[key] = record  # SPEC S-3
+        self._schedule(record, now.monotonic)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline, in monotonic seconds; None without timers."""
-        self._settle()
-        heap = self._heap
-        while heap and not self._is_live(heap[0][2]):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return self._deadlines.next()
+
+    def next_warning(self) -> float | None:
+        """When the next timer is overdue; None: none is foreseen."""
+        return self._warnings.next()
+
+    def overdue(self, monotonic: float) -> list[Record]:
+        """The timers that have become overdue by ``monotonic``, each once."""
+        found = []
+        while (timer := self._warnings.pop(monotonic)) is not None:
+            found.append(timer)
+        return found
 
     def expire(self, monotonic: float) -> list[Expiry[P]]:
         """Remove what has expired by ``monotonic`` seconds (SPEC S-6), grouped by worker."""
         due: dict[int, list[Record]] = {}
-        while (deadline := self.next_deadline()) is not None and deadline <= monotonic:
-            record = heapq.heappop(self._heap)[2]
+        while (record := self._deadlines.pop(monotonic)) is not None:
             del self.workers[record.pid].timers[_key(record)]
+            self._count -= 1
             due.setdefault(record.pid, []).append(record)
         return [self._expiry(self.workers[pid], timers) for pid, timers in due.items()]
 
@@ -190,27 +214,57 @@ class TimerTable(Generic[P]):
         if worker is None:
             return []
         timers = list(worker.timers.values())
-        worker.timers.clear()
+        self._drop_timers(worker)
         return timers
 
     def set_own(self, worker: Worker[P], timer: Record) -> None:
         """Set a timer of the server's own; its token is ``HELD_TOKEN``."""
-        worker.timers[_key(timer)] = timer
-        self._fresh.append(timer)
+        key = _key(timer)
+        self._count += key not in worker.timers
+        worker.timers[key] = timer
+        self._deadlines.add(deadline_of(timer), timer)
 
-    def adopt(self, worker: Worker[P]) -> None:
-        """Take a worker over from another table, with its timers."""
+    def postpone(self, worker: Worker[P], seconds: float, not_before: float) -> None:
+        """Move all deadlines of a worker by so much, and at least to ``not_before``."""
+        for key, timer in worker.timers.items():
+            deadline = max(deadline_of(timer) + seconds, not_before)
+            moved = msgspec.structs.replace(timer, deadline=deadline)
+            worker.timers[key] = moved
+            self._deadlines.add(deadline, moved)
+
+    def stop_growing(self) -> None:
+        """Take no more timers than there are: there is no memory for them."""
+        self._max_timers = self._count
+
+    def adopt(self, worker: Worker[P], monotonic: float) -> None:
+        """Take a worker over from another table, with its timers, at this time."""
         if worker.pid in self.workers:
             worker.process.close()
             return
         self.workers[worker.pid] = worker
-        self._fresh += worker.timers.values()
+        self._count += len(worker.timers)
+        for timer in worker.timers.values():
+            self._schedule(timer, monotonic)
 
     def forget(self, worker: Worker[P]) -> None:
         """Remove a worker that has exited, and its timers (SPEC S-10)."""
         if self.workers.get(worker.pid) is worker:
             del self.workers[worker.pid]
+            self._drop_timers(worker)
             worker.process.close()
+
+    def _schedule(self, timer: Record, received: float) -> None:
+        deadline = deadline_of(timer)
+        self._deadlines.add(deadline, timer)
+        warn_after = self._policy.warn_after
+        if warn_after is not None:
+            seconds = warn_after * (deadline - received) if warn_after < 1 else warn_after
+            if 0 < seconds < deadline - received:
+                self._warnings.add(received + seconds, timer)
+
+    def _drop_timers(self, worker: Worker[P]) -> None:
+        self._count -= len(worker.timers)
+        worker.timers.clear()
 
     def _is_from(self, record: Record, worker: Worker[P]) -> bool:
         """Whether the record comes from this very process, as far as it says (SPEC S-12)."""
@@ -244,13 +298,18 @@ class TimerTable(Generic[P]):
             return "self", None  # SPEC S-13
         if _differs(host.pid_ns, record.pid_ns):
             return "foreign_pid_ns", None
-        process = self._open_process(record.pid)
+        try:
+            process = self._open_process(record.pid)
+        except OSError:
+            return "unidentified", None
         if process is None:
             return "no_process", None
         if process.zombie:
             return "zombie", process
         if _differs(process.start_time, record.start_time):
             return "start_time", process
+        if record.start_time is UNSET and self._too_young is not None and self._too_young(process):
+            return "no_process", process  # the one that wrote it is gone
         if host.uid is not None and process.uid not in (None, host.uid):
             return "foreign_uid", process
         if host.time_ns is not None and process.time_ns not in (None, host.time_ns):
@@ -260,21 +319,11 @@ class TimerTable(Generic[P]):
     def _expiry(self, worker: Worker[P], timers: list[Record]) -> Expiry[P]:
         # SPEC S-8: of several, the earliest with a signal decides; the heap gave them in order.
         decisive = next((timer for timer in timers if timer.signal > 0), None)
+        if self._policy.report_only:
+            decisive = None
         if decisive is not None:
-            worker.timers.clear()
+            self._drop_timers(worker)
         return Expiry(worker, timers, decisive)
-
-    def _settle(self) -> None:
-        """Move fresh timers that still live into the heap; rebuild it when dead ones dominate."""
-        fresh, self._fresh = self._fresh, []
-        for record in fresh:
-            if self._is_live(record):
-                self._arrivals += 1
-                heapq.heappush(self._heap, (deadline_of(record), self._arrivals, record))
-        if len(self._heap) > self._rebuild_at:
-            self._heap = [entry for entry in self._heap if self._is_live(entry[2])]
-            heapq.heapify(self._heap)
-            self._rebuild_at = max(MIN_REBUILD, 2 * len(self._heap))
 
     def _is_live(self, record: Record) -> bool:
         worker = self.workers.get(record.pid)

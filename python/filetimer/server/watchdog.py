@@ -6,23 +6,31 @@ pass of a server is: ``receive``, then ``process_exited`` for those that have, t
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
+import resource
 import time
 from collections.abc import Callable, Iterable
 
 from filetimer import debug_info_logging
 from filetimer.server import events
-from filetimer.server.events import EventReporter
+from filetimer.server.events import EventReporter, describe_signal
 from filetimer.server.holding import Collector, Holding, Kill
 from filetimer.server.journal import event_line
-from filetimer.server.process import ProcessHandle, open_process
+from filetimer.server.policy import Policy
+from filetimer.server.process import TICK, ProcessHandle, open_process, started_at
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
-from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker
+from filetimer.server.stopped import StoppedWorkers
+from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker, deadline_of
 from filetimer.wire.decoder import Record, Rejection
 
 __all__ = ["Watchdog"]
 
 logger = logging.getLogger("filetimer")
+
+DEFAULT = Policy()
+SLICE = 500  # rejections that are reported in one pass: a millisecond's work
 
 
 def _nothing(process: ProcessHandle) -> None:
@@ -40,7 +48,7 @@ class Watchdog:
         host: the server's identity.
         reporter: receives the events.
         run_id: the job, for ``log_debug_info_for_expired_timers``.
-        kill_after: see :class:`Reaper`.
+        policy: what becomes of stuck workers.
         watch: called with the process of every worker that is admitted.
         unwatch: called before that process is let go of.
         before_signal: called right before a worker is signalled, with the timer that decides.
@@ -53,33 +61,63 @@ class Watchdog:
         host: Host,
         reporter: EventReporter,
         run_id: str = "none",
-        kill_after: float | None = None,
+        policy: Policy = DEFAULT,
         watch: Callable[[ProcessHandle], None] = _nothing,
         unwatch: Callable[[ProcessHandle], None] = _nothing,
         before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
         collector: Collector | None = None,
     ) -> None:
-        self.table: TimerTable[ProcessHandle] = TimerTable(host, open_process, self)
-        self.reaper = Reaper(reporter, kill_after)
+        self.table: TimerTable[ProcessHandle] = TimerTable(
+            host, self._open, self, policy, self._is_too_young
+        )
+        self.reaper = Reaper(reporter, policy)
         self.holding = Holding(self.table, collector)
         self._reporter = reporter
         self._report = reporter.report
         self._run_id = run_id
-        self._rejections: list[Rejection] = []
+        self._policy = policy
+        self._stopped = StoppedWorkers(reporter) if policy.hold_stopped else None
+        self._rejections: collections.deque[Rejection] = collections.deque()
         self._watch, self._unwatch = watch, unwatch
         self._before_signal = before_signal
+        self._written_by: Callable[[], float] = lambda: float("inf")
+        self._deadlines_moved = False
 
-    def receive(self, results: Iterable[Record | Rejection], now: Now) -> None:
-        """Apply records in order.  Rejections are reported by ``enforce``, after the kills."""
-        apply, reject = self.table.apply, self._rejections.append
+    @property
+    def backlog(self) -> int:
+        """How many rejections wait to be reported."""
+        return len(self._rejections)
+
+    def receive(
+        self,
+        results: Iterable[Record | Rejection],
+        now: Now,
+        written_by: Callable[[Now], float] = lambda now: now.monotonic,
+    ) -> None:
+        """Apply records in order.  Rejections are reported by ``enforce``, after the kills.
+
+        ``written_by`` tells by when, in monotonic seconds, the records had been written.  If this
+        fails for want of memory, it may be called again with the same results.
+        """
+        self._written_by = lambda: written_by(now)
+        apply = self.table.apply
+        rejections = []
         for result in results:
             if isinstance(result, Record):
                 apply(result, now)
             else:
-                reject(result)
+                rejections.append(result)
+        self._rejections += rejections
+
+    def is_due(self, monotonic: float) -> bool:
+        """Whether ``enforce`` has somebody to reap."""
+        known = (self.table.next_deadline(), self.reaper.next_deadline())
+        return any(deadline is not None and deadline <= monotonic for deadline in known)
 
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
+        if self._stopped is not None and self._stopped.hold(self.table, monotonic):
+            self._deadlines_moved = True
         expiries = self.table.expire(monotonic)
         kills = self.holding.due(expiries)
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
@@ -87,7 +125,12 @@ class Watchdog:
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
-        self._report_rejections()
+        for timer in self.table.overdue(monotonic):
+            self._report(
+                events.TIMER_OVERDUE, **timer_fields(timer), detail=_left(timer, monotonic)
+            )
+        self._report_rejections(SLICE)
+        self._reporter.flush(monotonic)
         return bool(expiries or kills)
 
     def take_notes(self) -> bytes:
@@ -95,10 +138,28 @@ class Watchdog:
         events = self._reporter.take_unwritten()
         return self.holding.take_notes() + b"".join(event_line(e.to_dict()) for e in events)
 
+    def take_deadlines_moved(self) -> bool:
+        """Whether deadlines were moved, since the last call, without a record that says so."""
+        moved, self._deadlines_moved = self._deadlines_moved, False
+        return moved
+
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""
-        known = [self.table.next_deadline(), self.reaper.next_deadline()]
+        if self._rejections:
+            return 0.0
+        known = [
+            self.table.next_deadline(),
+            self.table.next_warning(),
+            self.reaper.next_deadline(),
+            self._reporter.next_flush,
+            self._stopped.next_look(self.table) if self._stopped is not None else None,
+        ]
         return min((deadline for deadline in known if deadline is not None), default=None)
+
+    def out_of_memory(self) -> None:
+        """Go on with the timers that there are."""
+        self.table.stop_growing()
+        self._reporter.degraded("memory", "out of memory: it keeps its timers and takes no more")
 
     def process_exited(self, process: ProcessHandle, now: Now) -> None:
         """A known worker has exited: its timers go (SPEC S-10)."""
@@ -107,18 +168,41 @@ class Watchdog:
             self.exited(worker, now)
             self.table.forget(worker)
 
-    def forget_dead(self, now: Now) -> None:
-        """Look at every worker: for where no pidfd tells of exits."""
-        for worker in list(self.table.workers.values()):
-            if not worker.process.is_alive():
-                self.process_exited(worker.process, now)
+    def forget_dead(self, processes: Iterable[ProcessHandle], now: Now) -> None:
+        """Look at these workers: for where no pidfd tells of exits."""
+        for process in list(processes):
+            with contextlib.suppress(OSError):  # it cannot be looked at: the next time, then
+                if not process.is_alive():
+                    self.process_exited(process, now)
 
     def close(self) -> None:
-        """Let go of all workers."""
+        """Send what was held back, report what is left to report, and let go of all workers."""
         self._kill(self.holding.close(), time.monotonic())
+        self._report_rejections(len(self._rejections))
+        self._reporter.flush(float("inf"))
+        self.reaper.close()
         for worker in list(self.table.workers.values()):
             self._unwatch(worker.process)
             self.table.forget(worker)
+
+    def _open(self, pid: int) -> ProcessHandle | None:
+        """Find a worker; keep half of the descriptors for the program that we are a part of."""
+        allowed = len(self.table.workers) < _file_limit() // 2
+        try:
+            process = open_process(pid, allowed)
+        except OSError as error:
+            self._reporter.degraded("descriptors", f"a worker cannot be looked at: {error}")
+            raise
+        if not allowed or (process is not None and process.no_pidfd is not None):
+            self._reporter.degraded(
+                "descriptors",
+                "too few open files are allowed to hold every worker by a pidfd: some are told "
+                "apart by their start times, and looked at from time to time",
+            )
+        return process
+
+    def _is_too_young(self, process: ProcessHandle) -> bool:
+        return started_at(process) > self._written_by() + TICK
 
     # What the table tells (timers.Observer).
 
@@ -160,7 +244,12 @@ class Watchdog:
         self, expiry: Expiry[ProcessHandle], outcome: Outcome | None, monotonic: float
     ) -> None:
         for timer in expiry.timers:  # SPEC S-8: each of them
-            self._report(events.TIMER_EXPIRED, **timer_fields(timer, timer.signal, monotonic))
+            signum, detail = timer.signal, None
+            if self._policy.report_only and signum > 0:
+                signum, detail = 0, f"{describe_signal(timer.signal)} was not sent"
+            self._report(
+                events.TIMER_EXPIRED, **timer_fields(timer, signum, monotonic), detail=detail
+            )
         self._call_debug_hook(expiry)
         if outcome is not None and expiry.decisive is not None:
             self.reaper.report(expiry.decisive, outcome, monotonic)
@@ -174,9 +263,16 @@ class Watchdog:
         except Exception:  # users replace it
             logger.exception("log_debug_info_for_expired_timers raised; the server goes on")
 
-    def _report_rejections(self) -> None:
-        rejections, self._rejections = self._rejections, []
-        for code, detail, line in rejections:  # SPEC F-6
-            self._report(
-                events.RECORD_REJECTED, code=code, detail=f"{detail}; the line begins {line!r}"
-            )
+    def _report_rejections(self, most: int) -> None:
+        for _ in range(min(most, len(self._rejections))):
+            bad = self._rejections.popleft()  # SPEC F-6
+            detail = f"{bad.detail}; the line begins {bad.line!r}"
+            self._report(events.RECORD_REJECTED, code=bad.code, detail=detail)
+
+
+def _left(timer: Record, monotonic: float) -> str:
+    return f"{max(0.0, deadline_of(timer) - monotonic):.3f} s before its deadline"
+
+
+def _file_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

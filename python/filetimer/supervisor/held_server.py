@@ -43,6 +43,10 @@ class ServerOptions:
     run_id: str
     max_interval: float = 10.0
     kill_after: float | None = None
+    report_only: bool = False
+    warn_after: float | None = None
+    reap_tree: bool = False
+    hold_stopped: bool = False
     journal_size: int = BOUND
     keep_journal: str | None = None
     evidence: str | None = None
@@ -63,9 +67,8 @@ class HeldServer:
     ) -> None:
         self._path = path
         self._on_event = on_event
-        self._arguments = json.dumps(
-            {**asdict(options), "file_path": os.path.abspath(path), "holder": uuid.uuid4().hex}
-        )
+        self._options = {**asdict(options), "file_path": os.path.abspath(path)}
+        self._holder = self._own_holder = uuid.uuid4().hex
         self._fifo: HeldFifo | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._spawning = threading.Lock()
@@ -131,9 +134,10 @@ class HeldServer:
         return self._process is None or self._process.poll() is not None
 
     def _spawn(self) -> None:
+        arguments = json.dumps({**self._options, "holder": self._holder})
         with self._spawning:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "filetimer.server", self._arguments],
+                [sys.executable, "-m", "filetimer.server", arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # a Ctrl-C is for us
@@ -173,7 +177,9 @@ class HeldServer:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "event" in message:
-            self._tell(Event.from_dict(message["event"]))
+            event = Event.from_dict(message["event"])
+            self._see_journal(event)
+            self._tell(event)
             return
         with self._answers:
             if "ready" in message:
@@ -183,6 +189,15 @@ class HeldServer:
             elif "settled" in message:
                 self._settled = int(message["settled"])
             self._answers.notify_all()
+
+    def _see_journal(self, event: Event) -> None:
+        """A journal that its server gave up, and perhaps could not remove, must not be armed."""
+        if event.code != "journal":
+            return
+        if event.name == events.DEGRADED:
+            self._holder = uuid.uuid4().hex
+        elif event.name == events.MENDED:
+            self._holder = self._own_holder
 
     def _tell(self, event: Event) -> None:
         try:

@@ -38,6 +38,9 @@ _TOLD = frozenset(
         events.DEGRADED,
         events.RECOVERED,
         events.SERVER_DIED,
+        events.TIMER_OVERDUE,
+        events.WORKER_HELD,
+        events.MENDED,
     }
 )
 
@@ -64,7 +67,7 @@ class Plan:
     max_restarts: int = 0
     kill_after: float = 5.0
     on_event: Callable[[Event], None] | None = None
-    server: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)  # more of its options
 
 
 class Job:

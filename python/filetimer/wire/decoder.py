@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -51,20 +51,9 @@ class Record(msgspec.Struct, gc=False):
     token: _Integer | UnsetType = UNSET
 
 
-class Rejection(NamedTuple):
-    """A line that is not a valid record.
-
-    ``code`` is one of SPEC section 5, ``detail`` says what is wrong in words, and ``line`` holds
-    the line's first bytes, at most :data:`SHOWN`.
-    """
-
-    code: str
-    detail: str
-    line: bytes
-
-
 SHOWN = 200  # bytes of a bad line that a rejection keeps
 VERSION_KEY = b'{"version":'  # how every record starts: SPEC R-2
+SHORTEST = len(b'{"version":1,"pid":1,"scope_id":"","expiration_time":1,"signal":0}')
 
 _REQUIRED = ("version", "pid", "scope_id", "expiration_time", "signal")
 _OPTIONAL = ("deadline", "start_time", "pid_ns", "token")
@@ -79,6 +68,36 @@ class BadLine(ValueError):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code, self.detail = code, detail
+
+
+class Rejection(msgspec.Struct, gc=False):
+    """A line that is not a valid record; ``line`` holds its first bytes, at most :data:`SHOWN`.
+
+    Which code a line too short for a record deserves is found out when it is asked for: most of
+    a flood is such lines, and counting them must not hold up a record behind them.
+    """
+
+    line: bytes
+    bad: BadLine | None = None
+
+    @property
+    def code(self) -> str:
+        """One of SPEC section 5."""
+        return self._judged().code
+
+    @property
+    def detail(self) -> str:
+        """What is wrong, in words."""
+        return self._judged().detail
+
+    def _judged(self) -> BadLine:
+        if self.bad is None:
+            try:
+                decode_line(self.line)
+            except BadLine as bad:
+                self.bad = BadLine(bad.code, bad.detail)  # without the traceback's frames
+            assert self.bad is not None  # it is too short for a record
+        return self.bad
 
 
 class LineDecoder:
@@ -101,34 +120,36 @@ class LineDecoder:
         """Take in bytes of any length; return the records and rejections they complete."""
         data = self._partial + data
         end = data.rfind(b"\n") + 1
-        lines, self._partial = data[:end], data[end:]
-        results = self._decode_lines(lines) if lines else []
-        if len(self._partial) > MAX_RECEIVED:
+        head, partial = self._partial_head, data[end:]
+        results = _decode_lines(data[:end], head) if end else []
+        # From here on nothing can fail: a caller that ran out of memory may feed the same again.
+        head = None if end else head
+        if len(partial) > MAX_RECEIVED:
             # SPEC F-7: the tail may hold another writer's record, so the tail is what is kept.
-            self._partial_head = self._partial_head or self._partial[:SHOWN]
-            self._partial = self._partial[-MAX_RECEIVED:]
+            head = head or partial[:SHOWN]
+            partial = partial[-MAX_RECEIVED:]
+        self._partial, self._partial_head = partial, head
         return results
 
-    def _decode_lines(self, lines: bytes) -> list[Record | Rejection]:
-        if self._partial_head is None and _fits(lines) and _is_utf8(lines):
-            try:
-                return list(map(_decode, lines[:-1].split(b"\n")))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                pass  # at least one is bad: judge them one by one
-        results: list[Record | Rejection] = []
-        seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
-        for line in lines[:-1].split(b"\n"):
-            if self._partial_head is not None:
-                head, self._partial_head = self._partial_head, None
-                results += judge_line(line, oversize_head=head)
-            elif line in seen:
-                results += seen[line]
-            else:
-                verdict = judge_line(line)
-                if len(verdict) == 1 and isinstance(verdict[0], Rejection):
-                    seen[line] = verdict
-                results += verdict
-        return results
+
+def _decode_lines(lines: bytes, oversize_head: bytes | None) -> list[Record | Rejection]:
+    """The verdicts on whole lines.  ``oversize_head``: as in :func:`judge_line`, of the first."""
+    if oversize_head is None and _fits(lines) and _is_utf8(lines):
+        try:
+            return list(map(_decode, lines[:-1].split(b"\n")))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # at least one is bad: judge them one by one
+    first, *others = lines[:-1].split(b"\n")
+    results = judge_line(first, oversize_head)
+    seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
+    for line in others:
+        verdict = seen.get(line)
+        if verdict is None:
+            verdict = judge_line(line)
+            if len(verdict) == 1 and isinstance(verdict[0], Rejection):
+                seen[line] = verdict
+        results += verdict
+    return results
 
 
 def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record | Rejection]:
@@ -136,13 +157,15 @@ def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record |
 
     ``oversize_head``: the first bytes of a line of which only the tail was kept.
     """
+    if len(line) < SHORTEST and oversize_head is None:
+        return [Rejection(line)]  # nor can a part of it be a record
     try:
         if oversize_head is not None:
             _raise_oversize()
         return [decode_line(line)]
     except BadLine as bad:
         shown = (oversize_head or line)[:SHOWN]
-        rejection = Rejection(bad.code, bad.detail, shown)
+        rejection = Rejection(shown, BadLine(bad.code, bad.detail))
     # SPEC F-7: a half-written line may have swallowed the record behind it.  One attempt.
     start = line.rfind(VERSION_KEY)
     if start > 0 or (start == 0 and oversize_head is not None):
@@ -207,7 +230,7 @@ def checked_record(value: dict[str, Any]) -> Record | Rejection:
     try:
         return record_from(value)
     except BadLine as bad:
-        return Rejection(bad.code, bad.detail, repr(value).encode()[:SHOWN])
+        return Rejection(repr(value).encode()[:SHOWN], bad)
 
 
 def _checked(name: str, value: object) -> Any:

@@ -1,0 +1,59 @@
+"""``Deadlines``: which timers are next, without work for those that are released before.
+
+Most timers are released long before they expire, many within the chunk of records that acquired
+them.  So a timer enters the heap only when somebody asks what is next, and one that is no longer
+live stays in the heap until it surfaces or the heap is rebuilt.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from filetimer.wire.decoder import Record
+
+__all__ = ["Deadlines"]
+
+MIN_REBUILD = 1024  # heap entries below which a rebuild is not worth it
+
+
+class Deadlines:
+    """Timers by the monotonic second at which each is due; ``is_live``: whether it still counts."""
+
+    def __init__(self, is_live: Callable[[Record], bool]) -> None:
+        self._is_live = is_live
+        self._fresh: list[tuple[float, Record]] = []  # not yet in the heap
+        self._heap: list[tuple[float, int, Record]] = []  # by time, then by arrival
+        self._arrivals = 0
+        self._rebuild_at = MIN_REBUILD
+
+    def add(self, at: float, timer: Record) -> None:
+        """Let the timer be due at ``at``."""
+        self._fresh.append((at, timer))
+
+    def next(self) -> float | None:
+        """When the first live timer is due; None without any."""
+        self._settle()
+        heap = self._heap
+        while heap and not self._is_live(heap[0][2]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def pop(self, until: float) -> Record | None:
+        """Take the first live timer that is due by ``until``; None if there is none."""
+        at = self.next()
+        if at is None or at > until:
+            return None
+        return heapq.heappop(self._heap)[2]
+
+    def _settle(self) -> None:
+        """Move fresh timers that still live into the heap; rebuild it when dead ones dominate."""
+        fresh, self._fresh = self._fresh, []
+        for at, timer in fresh:
+            if self._is_live(timer):
+                self._arrivals += 1
+                heapq.heappush(self._heap, (at, self._arrivals, timer))
+        if len(self._heap) > self._rebuild_at:
+            self._heap = [entry for entry in self._heap if self._is_live(entry[2])]
+            heapq.heapify(self._heap)
+            self._rebuild_at = max(MIN_REBUILD, 2 * len(self._heap))
