@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+
 from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.events import Event
@@ -76,10 +78,15 @@ def _replay(chunks: list[Chunk], now: Now, header: dict[str, Any]) -> list[Recor
     host = Host(server["pid"], server.get("uid"), server.get("pid_ns"), server.get("time_ns"))
     table = replay_table(host, chunks)[0]
     table.expire(now.monotonic)
-    timers = sorted(table.live_timers(), key=deadline_of)
+    timers = [_shown(timer) for timer in table.live_timers()]
     for worker in list(table.workers.values()):
         table.forget(worker)
-    return timers
+    return sorted(timers, key=deadline_of)
+
+
+def _shown(timer: Record) -> Record:
+    """A signal that is held back looks like a plain timer of the scope that asked for it."""
+    return msgspec.structs.replace(timer, token=UNSET) if timer.token == HELD_TOKEN else timer
 
 
 class WorkerId(NamedTuple):
@@ -161,7 +168,7 @@ class History:
         for result in self._decoder.feed(chunk.data):
             if not isinstance(result, Record):
                 self.rejected[result.code] += 1
-            elif result.token != HELD_TOKEN and not (chunk.start and self._knows(result)):
+            elif not (chunk.start and self._knows(result)):
                 self.records += not chunk.start
                 self._apply(result, chunk.now)
 

@@ -28,7 +28,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from filetimer.server.timers import Now, Worker
+from filetimer.server.timers import HELD_TOKEN, Now, Worker
 from filetimer.wire.decoder import UNSET, Record
 
 __all__ = [
@@ -74,10 +74,14 @@ def own_events(chunk: Chunk) -> list[dict[str, Any]]:
     ]
 
 
-def own_records(chunk: Chunk) -> bytes:
-    """The records of a chunk of our own, one a line."""
-    lines = chunk.data.splitlines(keepends=True)
-    return b"".join(line for line in lines if not line.startswith(_EVENT))
+def own_records(chunk: Chunk) -> list[Record]:
+    """The records of a chunk of our own: of timers that a server sets itself."""
+    records = []
+    for line in chunk.data.splitlines():
+        if not line.startswith(_EVENT):
+            with contextlib.suppress(ValueError, TypeError):  # half written
+                records.append(Record(**json.loads(line)))
+    return records
 
 
 CHUNK_LINE = len(chunk_line(0, Now(0.0, 0.0)))
@@ -224,8 +228,7 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags, 0o600)
         try:
-            snapshot = b"".join(_to_lines(state.workers)) + state.unfinished
-            content = self._header + chunk_line(len(snapshot), now) + snapshot
+            content = self._header + _state_chunks(state, now)
             if os.write(fd, content) != len(content):
                 raise OSError(errno.ENOSPC, "no space for the journal", temporary)
             _keep_old(self.path)
@@ -363,7 +366,18 @@ def timer_line(worker: Worker[Any], timer: Record) -> bytes:
     return json.dumps(record).encode("ascii") + b"\n"
 
 
-def _to_lines(workers: Iterable[Worker[Any]]) -> Iterator[bytes]:
-    for worker in workers:
+def _state_chunks(state: State, now: Now) -> bytes:
+    """The state as if it had just been received; and, apart, the timers of the server's own."""
+    received: list[bytes] = []
+    own: list[bytes] = []
+    for worker in state.workers:
         for timer in worker.timers.values():
-            yield timer_line(worker, timer)
+            lines = own if timer.token == HELD_TOKEN else received
+            lines.append(timer_line(worker, timer))
+    content = _chunk([*received, state.unfinished], now)
+    return content + _chunk(own, now, own=True) if own else content
+
+
+def _chunk(lines: list[bytes], now: Now, *, own: bool = False) -> bytes:
+    data = b"".join(lines)
+    return chunk_line(len(data), now, own=own) + data

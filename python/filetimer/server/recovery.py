@@ -16,7 +16,7 @@ from typing import NamedTuple
 from filetimer.server.journal import Chunk, JournalError, boot_id, own_records, read_journal
 from filetimer.server.process import TICK, ProcessHandle, open_process, started_at
 from filetimer.server.timers import Host, Now, TimerTable, Worker
-from filetimer.wire.decoder import LineDecoder, Record
+from filetimer.wire.decoder import LineDecoder, Record, Rejection
 
 __all__ = ["Recovered", "disarm", "recover", "replay_table"]
 
@@ -86,9 +86,10 @@ def replay_table(
         read_by = chunks[i + 1].now.monotonic if i + 1 < len(chunks) else ended
         # A pass is: receive, apply, act.  That the journal goes on proves that it was completed;
         # after the last chunk the server may have died before it acted, so that is still to do.
+        results: Sequence[Record | Rejection]
         if chunk.own:
             table.expire(received.monotonic)
-            results = LineDecoder().feed(own_records(chunk))
+            results = own_records(chunk)
         else:
             results = decoder.feed(chunk.data)
         for result in results:
