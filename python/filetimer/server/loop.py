@@ -163,6 +163,7 @@ class ServerLoop:
         """Let go of everything."""
         with self._lock:
             watchdog.close()
+            self._source.acted(read_clocks(), watchdog.take_notes())  # what that has done
             self._source.close()
             self._waiter.close()
 
