@@ -14,7 +14,12 @@ def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def processor_seconds(pid: int) -> float:
+def busy_seconds(pid: int) -> float:
+    """For how long its threads ran, or waited for a processor that others had."""
+    tasks = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    if tasks:
+        return sum(int(ran) + int(waited) for ran, waited, _ in tasks) / 1e9
+    # A kernel without it tells the former only.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
