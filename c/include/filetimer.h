@@ -874,10 +874,10 @@ FILETIMER_API int filetimer_encode(char *buffer, size_t size, const filetimer_re
     filetimer_line_ line;
     int length;
 
-    if (record->version < 1 || record->pid < 1 || record->signal > 64 ||
-        record->scope_length == 0 || record->start_time >= limit || record->pid_ns >= limit ||
-        record->token >= limit)
-        return -EINVAL; /* SPEC */
+    if (record->version < 1 || record->pid < 1 || record->scope_length == 0 ||
+        (record->signal > 64 && record->expiration_us >= 0) || record->start_time >= limit ||
+        record->pid_ns >= limit || record->token >= limit)
+        return -EINVAL; /* SPEC */
 
     self.pid = record->pid;
     self.start_time = newer ? record->start_time : -1;
