@@ -76,7 +76,8 @@ def with_hypothesis(target: str, seconds: int) -> None:
             mutations.mutate, st.sampled_from(seeds), randoms
         )
     else:
-        inputs = st.binary(max_size=LONGEST[target])
+        # st.binary would be a few bytes, as a rule
+        inputs = randoms.map(lambda rng: rng.randbytes(rng.randrange(LONGEST[target])))
 
     give_up = time.monotonic() + seconds
     rounds = 0

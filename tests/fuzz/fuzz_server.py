@@ -58,9 +58,9 @@ from filetimer.wire.encoder import RecordEncoder
 WRITERS = 3
 WORKERS = 12  # at any time
 DECOYS = 4
-LATE = 8.0  # seconds; a generous bound, not a measure
+LATE = 8.0  # seconds: a generous bound, not a measure
 START_PATIENCE = 60.0  # seconds until a worker's records are in the pipe that all are filling
-MAX_RSS = 400  # MiB; a pipe of 1 MiB full of four-byte lines takes about a hundred
+MAX_RSS = 150  # MiB; it takes 30, and for a while what a full pipe of 1 MiB makes
 MAX_LOGGED = 13  # rejections in ten seconds: ten, the count of the others, and an edge
 DECOY_LIFE = 5.0  # seconds: forged timers with ever new scopes pile up meanwhile, not for ever
 PIPE_BUF = 4096

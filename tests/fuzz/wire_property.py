@@ -29,8 +29,9 @@ from filetimer.wire.encoder import RecordEncoder
 Result = Record | Rejection
 
 NUMBERS = ("expiration_time", "deadline")
+LF = 0x0A
 MUST_NEST = 32  # SPEC R-6
-BYTEWISE = 3000  # longer streams are not also fed byte by byte, for the time it takes
+BYTEWISE = 600  # longer streams are not also fed byte by byte, for the time it takes
 
 
 def check(stream: bytes) -> None:
@@ -62,8 +63,15 @@ def cuts(stream: bytes) -> Iterator[list[bytes]]:
     if len(stream) <= BYTEWISE:
         yield [stream[at : at + 1] for at in range(len(stream))]
     for number in (1, 2, 7):
-        edges = sorted(rng.randint(0, len(stream)) for _ in range(number))
-        yield [stream[a:b] for a, b in itertools.pairwise([0, *edges, len(stream)])]
+        yield _cut(stream, [rng.randint(0, len(stream)) for _ in range(number)])
+    if len(stream) >= MAX_RECEIVED:  # where lines become too long
+        starts = [0, *(at + 1 for at, byte in enumerate(stream) if byte == LF)]
+        yield _cut(stream, [start + MAX_RECEIVED + more for start in starts for more in (-1, 0, 1)])
+
+
+def _cut(stream: bytes, edges: list[int]) -> list[bytes]:
+    edges = sorted(edge for edge in edges if edge < len(stream))
+    return [stream[a:b] for a, b in itertools.pairwise([0, *edges, len(stream)])]
 
 
 def _check_line(line: bytes) -> list[Result]:
