@@ -328,25 +328,62 @@ int main(int argc, char **argv)
     return 0;
 }
 #else
-/* Blind mutation makes few numbers that are allowed: put in one that matters. */
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+static size_t length_of_input(const uint8_t *data, size_t size)
+{
+    static scope mended;
+    const input in = read_input(data, size);
+    mend(&in.record, &mended);
+    return length_of(&in.record, mended.written);
+}
+
+/* A buffer that just has room for the line, or just not. */
+static void fit_buffer(uint8_t *data, size_t size, unsigned which)
+{
+    const uint32_t room = (uint32_t)length_of_input(data, size) - which % 2;
+    memcpy(data + 12, &room, sizeof room);
+}
+
+/* A scope that just makes the line as long as it may be, or just too long. */
+static size_t fit_scope(uint8_t *data, size_t size, size_t max_size, unsigned which)
+{
+    const size_t length = length_of_input(data, size), wanted = FILETIMER_RECORD_MAX + which % 2;
+    const size_t more = length < wanted ? wanted - length : 0;
+    const uint32_t room = FILETIMER_RECORD_MAX + 8;
+    if (more > max_size - size)
+        return size;
+    memset(data + size, 'x', more);
+    memcpy(data + 12, &room, sizeof room);
+    return size + more;
+}
+
+/* Blind mutation makes few numbers that are allowed: put in one that matters. */
+static void set_number(uint8_t *data, unsigned which)
 {
     static const int64_t wide[] = {-1, 0, 1, 9, 99, 999999, 1000000, 9999999, 1767225600123456,
                                    ((int64_t)1 << 53) - 1, (int64_t)1 << 53, INT64_MAX, INT64_MIN};
     static const int32_t narrow[] = {-1, 0, 1, 2, 3, 9, 64, 65, 4096, 5000, 4242, INT32_MAX,
                                      INT32_MIN};
+    const int64_t value = wide[which / 9 % (sizeof wide / sizeof *wide)];
+    if (which % 9 < 5)
+        memcpy(data + 16 + 8 * (which % 9), &value, sizeof value);
+    else
+        memcpy(data + 4 * (which % 9 - 5), &narrow[which / 9 % (sizeof narrow / sizeof *narrow)],
+               sizeof *narrow);
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+{
     const unsigned which = seed >> 4;
-    if (size < HEAD || seed % 4 != 0) {
-        size = LLVMFuzzerMutate(data, size, max_size);
-    } else if (seed % 8 == 0) {
-        const int64_t value = wide[which / 5 % (sizeof wide / sizeof *wide)];
-        memcpy(data + 16 + 8 * (which % 5), &value, sizeof value);
-    } else {
-        const int32_t value = narrow[which / 4 % (sizeof narrow / sizeof *narrow)];
-        memcpy(data + 4 * (which % 4), &value, sizeof value);
-    }
+    if (size < HEAD || size > HEAD + SCOPE_MAX || seed % 4 != 0)
+        return LLVMFuzzerMutate(data, size, max_size);
+    if (seed % 16 == 4)
+        fit_buffer(data, size, which);
+    else if (seed % 16 == 8)
+        return fit_scope(data, size, max_size, which);
+    else
+        set_number(data, which);
     return size;
 }
 #endif
