@@ -202,6 +202,9 @@ class Worker:
     started: float
     heard: bytes = b""
 
+    def __str__(self) -> str:
+        return f"worker {self.pid} ({self.kind.name})"
+
     def hear(self) -> None:
         """Take in what the worker says."""
         while select.select([self.report], [], [], 0)[0]:
