@@ -11,7 +11,12 @@ QUIET  := --quiet --disable-pip-version-check
 WHEEL_TESTS := tests/python/test_file_client.py tests/python/test_cffi_client.py \
 	tests/python/cli/test_run_native.py tests/packaging/test_installed.py
 
-.PHONY: help demo demo-c test lint wheel clean
+# make fuzz: for how long each of the four, in seconds.
+FUZZ_SECONDS ?= 600
+FUZZ := build/fuzz
+ALONE := unshare $(if $(filter-out 0,$(shell id -u)),--user --map-root-user) --pid --fork --mount-proc --kill-child
+
+.PHONY: help demo demo-c test lint wheel clean fuzz fuzz-quick fuzz-wire fuzz-table fuzz-encoder fuzz-server
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +36,33 @@ lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: fuzz-wire fuzz-table fuzz-encoder fuzz-server  ## fuzz each part for FUZZ_SECONDS (600)
+
+fuzz-quick:      ## the same, for 20 seconds each
+	$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=20
+
+fuzz-wire fuzz-table: $(STAMP) $(FUZZ)/.atheris
+	$(BIN)/python tests/fuzz/fuzz_python.py $(@:fuzz-%=%) --seconds $(FUZZ_SECONDS)
+
+fuzz-encoder: $(FUZZ)/encoder_fuzzer
+	@mkdir -p $(FUZZ)/corpus/encoder
+	$(FUZZ)/encoder_fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=5064 -timeout=20 \
+		-print_final_stats=1 -verbosity=0 -artifact_prefix=$(FUZZ)/encoder- \
+		$(FUZZ)/corpus/encoder tests/fuzz/corpus/encoder
+
+fuzz-server: $(STAMP)  # alone in a pid namespace: see the top of fuzz_server.py
+	$(ALONE) $(BIN)/python tests/fuzz/fuzz_server.py --seconds $(FUZZ_SECONDS)
+
+$(FUZZ)/encoder_fuzzer: tests/fuzz/encoder_fuzzer.c c/include/filetimer.h
+	@mkdir -p $(@D)
+	clang -g -O1 -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+		-Ic/include $< -ljansson -lm -o $@
+
+$(FUZZ)/.atheris: $(STAMP)
+	$(BIN)/python -m pip install $(QUIET) --editable '.[test,lint,fuzz]'
+	@mkdir -p $(@D)
+	@touch $@
 
 # The wheel is tried as its users get it: alone in a fresh environment.
 wheel:           ## build sdist and wheel, repair the wheel, and test what it installs

@@ -372,9 +372,10 @@ FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *
  * Write `record` as one line, newline included, without a terminating NUL. Plain
  * ASCII, the same in every locale; the same scope always gives the same bytes.
  * Returns its length; -EMSGSIZE when that is more than `size` or
- * FILETIMER_RECORD_MAX; -EINVAL for what SPEC section 3 forbids: an empty scope,
- * a pid below 1, a signal over 64, integers of 2^53 and more. In a release,
- * `signal` and `deadline_us` are not looked at (SPEC R-9). */
+ * FILETIMER_RECORD_MAX; -EINVAL for another version than 1 or 2, and for what
+ * SPEC section 3 forbids: an empty scope, a pid below 1, a signal over 64,
+ * integers of 2^53 and more. In a release, `signal` and `deadline_us` are not
+ * looked at (SPEC R-9). */
 FILETIMER_API int filetimer_encode(char *buffer, size_t size, const filetimer_record *record);
 
 /* Fill in a version 2 release of this process and `scope`, without a token: the
@@ -874,10 +875,10 @@ FILETIMER_API int filetimer_encode(char *buffer, size_t size, const filetimer_re
     filetimer_line_ line;
     int length;
 
-    if (record->version < 1 || record->pid < 1 || record->signal > 64 ||
-        record->scope_length == 0 || record->start_time >= limit || record->pid_ns >= limit ||
-        record->token >= limit)
-        return -EINVAL; /* SPEC */
+    if (record->version < 1 || record->version > 2 || record->pid < 1 ||
+        (record->signal > 64 && record->expiration_us >= 0) || record->scope_length == 0 ||
+        record->start_time >= limit || record->pid_ns >= limit || record->token >= limit)
+        return -EINVAL; /* SPEC */
 
     self.pid = record->pid;
     self.start_time = newer ? record->start_time : -1;

@@ -238,7 +238,8 @@ def _checked(name: str, value: object) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError("Number out of range")  # SPEC R-4
         return msgspec.convert(value, _FIELD_TYPES[name])
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
+        # UnicodeEncodeError: half a surrogate pair, which msgspec cannot take for a string.
         raise BadLine(f"bad_{name}", f"field {name!r}: {error}") from None
 
 
