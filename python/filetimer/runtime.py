@@ -6,10 +6,8 @@ goes away when the user logs out while the job goes on.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 
 __all__ = ["VARIABLE", "journal_path", "runtime_directory", "stacks_directory"]
 
@@ -40,12 +38,18 @@ def stacks_directory(fifo_path: str, directory: str) -> str:
 
 
 def _digest(fifo_path: str) -> str:
+    import hashlib  # a worker that offers no stacks does without
+
     return hashlib.sha256(os.fsencode(os.path.abspath(fifo_path))).hexdigest()[:16]
 
 
 def _memory_backed() -> str:
     shared_memory = "/dev/shm"
-    return shared_memory if os.access(shared_memory, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    if os.access(shared_memory, os.W_OK | os.X_OK):
+        return shared_memory
+    import tempfile  # costs as much as all the rest of a worker's imports
+
+    return tempfile.gettempdir()
 
 
 def _require_private(path: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from event_schema import check_events
 from support import EventList, StartWorker
 
 from filetimer import FileTimerServer
@@ -28,8 +29,10 @@ def fifo_path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def events() -> EventList:
-    return EventList()
+def events() -> Iterator[EventList]:
+    events = EventList()
+    yield events
+    check_events(list(events))
 
 
 @pytest.fixture

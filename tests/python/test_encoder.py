@@ -65,7 +65,7 @@ def test_the_template_cache_is_bounded() -> None:
     for i in range(3 * MAX_SCOPES):
         encoder.acquire(f"step {i}", 1.0, 2.0)
         encoder.release(f"step {i}")
-    assert len(encoder._templates) <= MAX_SCOPES
+    assert len(encoder.known) <= MAX_SCOPES
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,13 +169,29 @@ def collect_with(server: timer.FileTimerServer, command: tuple[str, ...]) -> Non
     server._watchdog.holding._collector._command = command  # type: ignore[union-attr]
 
 
+STUBBORN = (  # deaf to all that can be ignored, and it leaves its pipes open to a child
+    sys.executable,
+    "-c",
+    "import signal, subprocess, sys, time\n"
+    "for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):\n"
+    "    signal.signal(s, signal.SIG_IGN)\n"
+    "subprocess.Popen(['sleep', '20'])\n"
+    "time.sleep(600)",
+)
+
+
+@pytest.mark.parametrize("command", [HANGING, STUBBORN], ids=["hanging", "stubborn"])
 def test_a_collector_that_hangs_delays_the_kill_by_the_budget(
-    start_server: StartServer, start_worker: StartWorker, events: EventList
+    start_server: StartServer,
+    start_worker: StartWorker,
+    events: EventList,
+    command: tuple[str, ...],
 ) -> None:
-    collect_with(start_server(evidence_budget=1.0), HANGING)
+    collect_with(start_server(evidence_budget=1.0), command)
     assert start_worker(HUNG_IN_C).wait(PATIENCE) == -signal.SIGKILL
     (kill,) = events.wait_for("kill worker process")
     assert kill.evidence is None
+    assert kill.detail == "no evidence: its collector took longer than 1 s"
     assert 1.0 <= (kill.late or 0) < 2.0
 
 
@@ -219,10 +236,130 @@ def test_the_kill_happens_whatever_becomes_of_the_collector(
 def test_the_directory_cannot_be_made(
     start_server: StartServer, start_worker: StartWorker, events: EventList, tmp_path: Path
 ) -> None:
+    """There is no report, but the event names the line, and why there is none."""
     (tmp_path / "file").write_text("")
     start_server(evidence=str(tmp_path / "file/x"))
     assert start_worker(HUNG_IN_C).wait(PATIENCE) == -signal.SIGKILL
-    assert events.wait_for("kill worker process")[0].evidence is None
+    (kill,) = events.wait_for("kill worker process")
+    assert kill.evidence is None
+    assert "load_batch (<string>:7)" in (kill.where or "")
+    assert kill.detail == f"no report in {tmp_path / 'file/x'}: Not a directory"
+
+
+def test_the_disk_is_full(
+    start_server: StartServer, start_worker: StartWorker, events: EventList, tmp_path: Path
+) -> None:
+    """No file may grow: what a full disk is to the collector."""
+    no_space = ("/bin/sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", *server_evidence.COLLECTOR)
+    collect_with(start_server(), no_space)
+    assert start_worker(HUNG_IN_C).wait(PATIENCE) == -signal.SIGKILL
+    (kill,) = events.wait_for("kill worker process")
+    assert kill.evidence is None
+    assert "load_batch (<string>:7)" in (kill.where or "")
+    assert (kill.detail or "").startswith(f"no report in {tmp_path / 'evidence'}: ")
+    assert os.listdir(tmp_path / "evidence") == []
+
+
+def test_links_in_a_directory_that_all_may_write_to_are_not_followed(
+    start_server: StartServer, start_worker: StartWorker, events: EventList, tmp_path: Path
+) -> None:
+    directory, precious = tmp_path / "evidence", tmp_path / "precious"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    precious.write_text("precious")
+    start_server()
+    names = []
+    for second in range(60):  # the names of the next reports can be foretold
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + second))
+        names += [f"hang-{stamp}-{os.getpid()}-1{end}" for end in (".txt", ".json", ".txt.tmp")]
+    for name in names:
+        (directory / name).symlink_to(precious)
+    assert start_worker(HUNG_IN_C).wait(PATIENCE) == -signal.SIGKILL
+    (kill,) = events.wait_for("kill worker process")
+    assert os.path.basename(kill.evidence or "") in names
+    text, _ = report_of(kill)
+    assert "load_batch" in text
+    assert precious.read_text() == "precious"
+    assert not os.path.islink(kill.evidence or "")
+
+
+PY_SPY = shutil.which("py-spy") or shutil.which("py-spy", path=os.path.dirname(sys.executable))
+
+
+@pytest.fixture
+def native_stacks_there() -> None:
+    if PY_SPY is None:
+        how = "py-spy is not installed: pip install 'filetimer[stacks]'"
+        pytest.fail(how) if os.environ.get("CI") else pytest.skip(how)
+
+
+def test_the_c_function_is_named_too_where_native_stacks_can_be_had(
+    native_stacks_there: None,
+    start_server: StartServer,
+    start_worker: StartWorker,
+    events: EventList,
+) -> None:
+    start_server()
+    worker = start_worker(HUNG_IN_C)
+    assert worker.wait(PATIENCE) == -signal.SIGKILL
+    (kill,) = events.wait_for("kill worker process")
+    _, report = report_of(kill)
+    (found,) = report["members"]
+    assert found["native_missing"] is None
+    native = [f for stack in found["native"] for f in stack["frames"] if f["native"]]
+    assert "read" in [frame["function"].strip("_") for frame in native]
+    innermost, _, rest = (kill.where or "").partition(" < ")
+    assert "read" in innermost
+    assert "load_batch (<string>:7)" in rest
+
+
+FAKE_GPU = """
+import os, threading, time, filetimer
+filetimer.configure_from_env()
+os.mkfifo("corepipe")
+def driver():
+    with open("corepipe", "rb") as pipe:
+        pipe.read(1)
+    with open(f"core_{os.getpid()}.nvcudmp", "wb") as dump:
+        dump.write(b"state of the GPU")
+if os.environ["LISTENS"] == "1":
+    threading.Thread(target=driver, daemon=True).start()
+with filetimer.expires(0.3, "kernel"):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("asked", "listens"), [(True, True), (True, False), (False, True)])
+def test_a_gpu_core_dump(
+    start_server: StartServer,
+    start_worker: StartWorker,
+    events: EventList,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: bool,
+    listens: bool,
+) -> None:
+    """With something that listens as the CUDA driver does; there is no GPU here."""
+    start_server(gpu_core_dump=asked, evidence_budget=8.0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LISTENS", str(int(listens)))
+    monkeypatch.setenv("CUDA_COREDUMP_PIPE", "corepipe")
+    monkeypatch.setenv("CUDA_COREDUMP_FILE", "core_%p.nvcudmp")
+    worker = start_worker(FAKE_GPU)
+    assert worker.wait(PATIENCE) == -signal.SIGKILL
+    (kill,) = events.wait_for("kill worker process")
+    text, report = report_of(kill)
+    dump = tmp_path / f"core_{worker.pid}.nvcudmp"
+    gpu = report["members"][0]["gpu"]
+    if not asked:
+        assert gpu is None
+    elif listens:
+        assert gpu == f"core dump in {dump}"
+        assert f"GPU: core dump in {dump}" in text
+    else:  # nobody reads the pipe: a write that blocked would have cost the budget
+        assert "cannot be written to" in gpu
+        assert (kill.late or 0) < 7.0
+    assert dump.exists() == (asked and listens)
 
 
 def hold(
@@ -403,6 +540,34 @@ class TestOffers:
         (child,) = (int(word) for word in words if word)
         parent = self.offer(fifo_path, worker.pid)
         assert self.offer(fifo_path, child).path != parent.path
+
+    def test_none_where_they_are_not_wanted(
+        self, start_worker: StartWorker, fifo_path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FILETIMER_STACKS", "0")
+        assert self.start(start_worker, fifo_path)[1] is None
+
+    def test_none_is_taken_from_a_directory_of_somebody_else(
+        self, start_worker: StartWorker, fifo_path: str
+    ) -> None:
+        _, offer = self.start(start_worker, fifo_path)
+        os.chmod(os.path.dirname(offer.path), 0o777)
+        assert offers(os.path.dirname(offer.path)) == {}
+
+    def test_what_they_need_is_imported_only_where_they_are_offered(self) -> None:
+        code = "import sys, filetimer; print([m for m in sys.argv[1:] if m in sys.modules])"
+        modules = ["faulthandler", "hashlib", "tempfile", "msgspec"]
+        printed = subprocess.check_output([sys.executable, "-c", code, *modules], text=True)
+        assert printed == "[]\n"
+
+    def test_a_worker_without_them_works(
+        self, start_worker: StartWorker, fifo_path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FILETIMER_RUNTIME_DIR", "/proc/nowhere")
+        worker, offer = self.start(start_worker, fifo_path)
+        assert offer is None
+        assert worker.communicate("") == ("", "")
+        assert worker.returncode == 0
 
     def test_what_dead_workers_left_is_removed(
         self, start_worker: StartWorker, fifo_path: str

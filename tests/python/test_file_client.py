@@ -112,7 +112,7 @@ def client(
 def descriptor(client: Client) -> int:
     """The number that the client writes to; -1: none yet."""
     pipe = getattr(client, "_pipe", None)
-    number: int = client._client.fd_ if pipe is None else pipe._fd
+    number: int = client._client.fd_ if pipe is None else pipe.fd
     return number
 
 

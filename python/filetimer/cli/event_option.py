@@ -14,7 +14,11 @@ __all__ = ["add_events_option", "event_file"]
 
 def add_events_option(parser: argparse.ArgumentParser) -> None:
     """Describe it."""
-    parser.add_argument("--events", metavar="FILE", help="append events to FILE, as JSON lines")
+    parser.add_argument(
+        "--events",
+        metavar="FILE",
+        help="append events to FILE, as JSON lines; it may be renamed at any time (log rotation)",
+    )
 
 
 @contextmanager

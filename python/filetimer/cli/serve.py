@@ -1,5 +1,7 @@
 """Serve timers at PATH in the foreground, until SIGINT, SIGTERM or SIGHUP.
 
+With --events, SIGHUP opens the file anew, as log rotation asks of a daemon, and ends nothing.
+
 Workers are told of it by FILETIMER_PATH=PATH.  Each event is one line on standard error.  The
 server is a child of this process, which holds the pipe: a server that dies is replaced by one that
 knows the same timers.
@@ -8,6 +10,7 @@ knows the same timers.
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from collections.abc import Callable
 
@@ -60,13 +63,25 @@ def execute(options: argparse.Namespace) -> int:
         )
         try:
             server.start()
-            signals.wait()
+            while _is_to_go_on(signals.wait(), on_event, relay):
+                pass
         except OSError as error:
             raise system_error(f"serve timers at {options.path}", error) from None
         finally:
             server.stop()
             relay.close(2.0)
     return 0
+
+
+def _is_to_go_on(info: signal.struct_siginfo | None, file: EventFile | None, relay: Relay) -> bool:
+    """Whether a signal asked for the event file to be opened anew, which was then done."""
+    if info is None or info.si_signo != signal.SIGHUP or file is None:
+        return False
+    try:
+        file.reopen()
+    except OSError as error:
+        relay.say(f"filetimer serve: events go on to the file of before: {error}")
+    return True
 
 
 def _sink(relay: Relay, file: EventFile | None) -> Callable[[Event], None]:

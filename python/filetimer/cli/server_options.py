@@ -42,6 +42,12 @@ def add_server_options(parser: argparse.ArgumentParser, *, evidence: str | None)
         f"(default: {DEFAULT_BUDGET:g})",
     )
     parser.add_argument(
+        "--gpu-core-dump",
+        action="store_true",
+        help="have the CUDA driver of a worker that is to be reaped dump its GPU's state; the "
+        "worker must run with CUDA_ENABLE_USER_TRIGGERED_COREDUMP=1, and the budget must suffice",
+    )
+    parser.add_argument(
         "--journal-size",
         type=count(1),
         default=BOUND // MIB,
@@ -65,6 +71,7 @@ def server_options(options: argparse.Namespace) -> dict[str, Any]:
         "hold_stopped": options.hold_stopped,
         "evidence": options.evidence,
         "evidence_budget": options.evidence_budget,
+        "gpu_core_dump": options.gpu_core_dump,
         "journal_size": options.journal_size * MIB,
         "keep_journal": options.keep_journal,
     }

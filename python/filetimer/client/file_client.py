@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import signal as signals
-from os import getpid
+from math import inf
 from time import monotonic
 from time import time as wall
 
 from filetimer.api import TimerClient, TimerHandle
+from filetimer.client.fork_mark import new_fork_mark
 from filetimer.client.identity import own_identity
-from filetimer.client.pipe import ClientPipe
+from filetimer.client.pipe import RWF_NOSIGNAL, ClientPipe, pwritev, write_masked
 from filetimer.client.stacks import offer_stacks, offer_stacks_again
 from filetimer.client.tokens import new_token
-from filetimer.wire.encoder import RecordEncoder
+from filetimer.wire import MAX_SENT
+from filetimer.wire.encoder import RecordEncoder, Templates, too_long
 
 __all__ = ["FileTimerClient", "FileTimerHandle"]
 
 logger = logging.getLogger("filetimer")
-
-MAX_SCOPES = 1024  # plain timers whose deadline is remembered for their release
 
 
 class FileTimerClient(TimerClient):
@@ -38,6 +37,11 @@ class FileTimerClient(TimerClient):
 
     Safe to use from several threads, and in forked children, whose timers are their own.
     """
+
+    # A pair is two system calls and little else, so that every call of a Python function between
+    # them shows: each costs about a tenth of a write.  Hence acquire, release and the handle make
+    # the first attempt at a write themselves, look for templates themselves, and ask a mark
+    # instead of getpid which process they are in.  What is rare is in methods of its own.
 
     def __init__(
         self,
@@ -55,9 +59,9 @@ class FileTimerClient(TimerClient):
         self._version = version
         self._signal = int(signal)
         self._pipe = ClientPipe(os.fspath(file_path), timeout)
+        self._nosignal = self._pipe.nosignal
         self._release_failed = False
-        self._plain_deadlines: dict[str, float] = {}  # by scope, monotonic seconds
-        self._encoder = self._new_encoder()
+        self._become()
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
         """Set the timer of this scope, to expire at ``expiration_time`` (Unix seconds).
@@ -66,20 +70,39 @@ class FileTimerClient(TimerClient):
         is too long for a record, ValueError for an empty scope or a time that is negative or not
         finite.
         """
-        if not 0 <= expiration_time < math.inf:
+        if not 0 <= expiration_time < inf:
             raise ValueError(
                 f"expiration_time must be a finite Unix time, 0 or more, not {expiration_time!r}"
             )
+        templates = (self._mark[0] and self._known.get(scope_id)) or self._templates(scope_id)
         deadline = monotonic() + (expiration_time - wall())
-        self._acquire(scope_id, expiration_time, deadline, None, self.timeout)
-        if len(self._plain_deadlines) >= MAX_SCOPES:
-            self._plain_deadlines.clear()
-        self._plain_deadlines[scope_id] = deadline
+        # Below zero: it expired before this boot.
+        record = templates.acquire % (expiration_time, deadline if deadline > 0 else 0.0)
+        if len(record) > MAX_SENT:
+            raise too_long(record, scope_id)
+        try:
+            if self._nosignal:
+                pwritev(self._pipe.fd, (record,), -1, RWF_NOSIGNAL)
+            else:
+                write_masked(self._pipe.fd, record)
+        except OSError as error:
+            self._acquire_after(error, record, scope_id, self.timeout)
+        templates.deadline = deadline
 
     def release(self, scope_id: str) -> None:
         """Take the timer of this scope back.  Never raises for a server that is gone."""
-        deadline = self._plain_deadlines.pop(scope_id, 0.0)
-        self._release(scope_id, None, deadline - monotonic())
+        try:
+            templates = (self._mark[0] and self._known.get(scope_id)) or self._templates(scope_id)
+            deadline, templates.deadline = templates.deadline, 0.0
+            try:
+                if self._nosignal:
+                    pwritev(self._pipe.fd, (templates.release,), -1, RWF_NOSIGNAL)
+                else:
+                    write_masked(self._pipe.fd, templates.release)
+            except OSError as error:
+                self._release_after(error, templates.release, scope_id, deadline - monotonic())
+        except Exception as error:  # SPEC C-2: it must not disturb the guarded code
+            self._log_release_failure(scope_id, error)
 
     def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
@@ -93,44 +116,41 @@ class FileTimerClient(TimerClient):
         """Close the pipe.  The next timer opens it again."""
         self._pipe.close()
 
-    def _acquire(
-        self, scope_id: str, expiration_time: float, deadline: float, token: int | None, wait: float
-    ) -> None:
-        encoder = self._encoder
-        if encoder.pid != getpid():
-            encoder = self._new_encoder()
-            offer_stacks_again()
-        if deadline < 0:  # it expired before this boot
-            deadline = 0.0
+    def _templates(self, scope_id: str) -> Templates:
+        """The templates of a scope, in this process, where a look at ``_known`` did not do."""
+        if not self._mark[0]:
+            self._become()
+        return self._known.get(scope_id) or self._encoder.learn(scope_id)
+
+    def _become(self) -> None:
+        """Speak for this process: at the start, and in a forked child (SPEC C-6)."""
+        self._pipe.adopt()
+        self._encoder = RecordEncoder(self._version, os.getpid(), self._signal, *own_identity())
+        self._known = self._encoder.known
+        self._mark = new_fork_mark()  # last: other threads look at it first
+        offer_stacks_again()
+
+    def _acquire_after(self, error: OSError, record: bytes, scope_id: str, wait: float) -> None:
+        """Go on with an acquire whose first attempt to write failed.  Raises as ``begin``."""
         try:
-            self._pipe.send(encoder.acquire(scope_id, expiration_time, deadline, token), wait)
-        except OSError as error:
-            if wait <= 0 and isinstance(error, BlockingIOError):
+            self._pipe.send_after(error, record, wait)
+        except OSError as lasting:
+            if wait <= 0 and isinstance(lasting, BlockingIOError):
                 raise
             raise BrokenPipeError(
-                errno.EPIPE, f"the timer {scope_id!r} was not acquired: {error.strerror or error}"
+                errno.EPIPE,
+                f"the timer {scope_id!r} was not acquired: {lasting.strerror or lasting}",
             ) from None
 
-    def _release(self, scope_id: str, token: int | None, wait: float) -> bool:
-        """Send a release.  False only when the pipe is full; other failures are logged once."""
+    def _release_after(self, error: OSError, record: bytes, scope_id: str, wait: float) -> bool:
+        """Go on with such a release.  False: the pipe is still full.  Other failures are logged."""
         try:
-            encoder = self._encoder
-            if encoder.pid != getpid():
-                encoder, wait = self._new_encoder(), 0.0  # it cannot have a timer yet
-            self._pipe.send(encoder.release(scope_id, token), wait)
+            self._pipe.send_after(error, record, wait)
         except BlockingIOError:
             return False
-        except Exception as error:  # SPEC C-2: it must not disturb the guarded code
-            self._log_release_failure(scope_id, error)
+        except Exception as lasting:  # SPEC C-2
+            self._log_release_failure(scope_id, lasting)
         return True
-
-    def _new_encoder(self) -> RecordEncoder:
-        """At the start, and in a forked child, which is another worker (SPEC C-6)."""
-        start_time, pid_ns = own_identity()
-        self._pipe.adopt()
-        self._plain_deadlines.clear()
-        self._encoder = RecordEncoder(self._version, getpid(), self._signal, start_time, pid_ns)
-        return self._encoder
 
     def _log_release_failure(self, scope_id: str, error: Exception) -> None:
         level = logging.DEBUG if self._release_failed else logging.WARNING
@@ -141,38 +161,60 @@ class FileTimerClient(TimerClient):
 class FileTimerHandle:
     """One open timer of a :class:`FileTimerClient`."""
 
-    __slots__ = ("_client", "_deadline", "_pid", "_scope_id", "_token")
+    __slots__ = ("_client", "_deadline", "_mark", "_scope_id", "_templates", "_token")
 
     def __init__(self, client: FileTimerClient, scope_id: str, after: float, wait: bool) -> None:
         self._client = client
         self._scope_id = scope_id
-        self._pid = getpid()
+        self._templates = client._templates(scope_id)
+        self._mark = client._mark
         self._token: int | None = new_token()
-        self._deadline = 0.0
-        self._send(after, client.timeout if wait else 0.0)
+        self._arm(after, client.timeout if wait else 0.0)
 
     def extend(self, after: float) -> None:
         """Move the deadline to ``after`` seconds from now.  Raises as ``begin`` does."""
         if self._token is None:
             raise RuntimeError(f"the timer {self._scope_id!r} has ended")
-        if self._pid == getpid():  # SPEC C-6: a child does not touch its parent's timer
-            self._send(after, self._client.timeout)
+        if self._mark[0]:  # SPEC C-6: a child does not touch its parent's timer
+            self._arm(after, self._client.timeout)
 
     def end(self, *, wait: bool = True) -> bool:
         """Release the timer, waiting for at most what it has left.  Never raises."""
-        if self._token is None or self._pid != getpid():
+        if self._token is None or not self._mark[0]:
             return True
-        left = self._deadline - monotonic()
-        delivered = self._client._release(self._scope_id, self._token, left if wait else 0.0)
-        if delivered or left <= 0:
-            self._token = None
-            return True
-        return False
+        client = self._client
+        record = self._templates.release_token % self._token
+        try:
+            if client._nosignal:
+                pwritev(client._pipe.fd, (record,), -1, RWF_NOSIGNAL)
+            else:
+                write_masked(client._pipe.fd, record)
+        except OSError as error:
+            left = self._deadline - monotonic()
+            sent = client._release_after(error, record, self._scope_id, left if wait else 0.0)
+            if not sent and left > 0 and not wait:
+                return False
+        self._token = None
+        return True
 
-    def _send(self, after: float, wait: float) -> None:
-        if not math.isfinite(after):
+    def _arm(self, after: float, wait: float) -> None:
+        if not -inf < after < inf:
             raise ValueError(f"after must be a finite number of seconds, not {after!r}")
-        now = monotonic()
-        deadline = now + after
-        self._client._acquire(self._scope_id, max(0.0, wall() + after), deadline, self._token, wait)
+        client = self._client
+        deadline = monotonic() + after
+        expiration_time = wall() + after
+        record = self._templates.acquire_token % (
+            expiration_time if expiration_time > 0 else 0.0,
+            deadline if deadline > 0 else 0.0,
+            self._token,
+        )
+        if len(record) > MAX_SENT:
+            raise too_long(record, self._scope_id)
+        try:
+            if client._nosignal:
+                pwritev(client._pipe.fd, (record,), -1, RWF_NOSIGNAL)
+            else:
+                write_masked(client._pipe.fd, record)
+        except OSError as error:
+            client._acquire_after(error, record, self._scope_id, wait)
         self._deadline = deadline

@@ -20,10 +20,12 @@ import stat
 import threading
 import time
 import weakref
+from typing import Any
 
-__all__ = ["ClientPipe"]
+__all__ = ["RWF_NOSIGNAL", "ClientPipe", "pwritev", "write_masked"]
 
 RWF_NOSIGNAL = 0x100  # Linux 6.18: EPIPE without SIGPIPE
+pwritev: Any = getattr(os, "pwritev", None)  # some C libraries have none
 CONNECT_RETRY = 0.01  # seconds between attempts while a server starts
 
 
@@ -33,6 +35,10 @@ class ClientPipe:
     Args:
         path: the FIFO; it need not exist yet.
         connect_timeout: seconds, from the first record on, in which a server may still turn up.
+
+    Who is in a hurry makes the first attempt at a record without the call of :meth:`send`, and
+    goes on with :meth:`send_after`: ``fd`` is the descriptor, -1 before the first record, and
+    ``nosignal`` says how to write to it: ``pwritev`` with RWF_NOSIGNAL, or :func:`write_masked`.
     """
 
     def __init__(self, path: str, connect_timeout: float) -> None:
@@ -40,9 +46,10 @@ class ClientPipe:
         self._connect_timeout = connect_timeout
         self._connect_until: float | None = None
         self._lock = threading.Lock()
-        self._fd = -1
+        self.fd = -1
         self._identity: tuple[int, int] | None = None  # device and inode of what is open
-        self._write = _write_nosignal if _has_nosignal() else _write_masked
+        self.nosignal = _has_nosignal()
+        self._write = _write_nosignal if self.nosignal else write_masked
         _pipes.add(self)
 
     def send(self, record: bytes, wait: float) -> None:
@@ -52,19 +59,12 @@ class ClientPipe:
         or nothing at the path that a client may write to.
         """
         try:
-            self._write(self._fd, record)
+            self._write(self.fd, record)
         except OSError as error:
-            self._send_after(error, record, wait)
+            self.send_after(error, record, wait)
 
-    def close(self) -> None:
-        """Close the descriptor; a later ``send`` opens another."""
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-
-    def _send_after(self, error: OSError, record: bytes, wait: float) -> None:
-        """What is to be done when the first attempt failed."""
+    def send_after(self, error: OSError, record: bytes, wait: float) -> None:
+        """What :meth:`send` does once its first attempt has failed with ``error``."""
         if error.errno in (errno.EPIPE, errno.EBADF):  # the server is gone; not opened yet
             fd = self._open_new(wait)
             if not _is_locked(fd):  # SPEC C-10
@@ -73,7 +73,14 @@ class ClientPipe:
             self._keep(fd)
         elif not isinstance(error, BlockingIOError):
             raise error
-        self._send_patiently(self._fd, record, wait)
+        self._send_patiently(self.fd, record, wait)
+
+    def close(self) -> None:
+        """Close the descriptor; a later ``send`` opens another."""
+        with self._lock:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
 
     def _send_and_close(self, fd: int, record: bytes, wait: float) -> None:
         try:
@@ -99,12 +106,12 @@ class ClientPipe:
     def _keep(self, fd: int) -> None:
         """Use this descriptor from now on, under the number that there was (SPEC C-5)."""
         with self._lock:
-            if self._fd < 0:
-                self._fd = fd
+            if self.fd < 0:
+                self.fd = fd
             else:
-                os.dup2(fd, self._fd, inheritable=False)
+                os.dup2(fd, self.fd, inheritable=False)
                 os.close(fd)
-            status = os.fstat(self._fd)
+            status = os.fstat(self.fd)
             self._identity = status.st_dev, status.st_ino
 
     def _open_new(self, wait: float) -> int:
@@ -136,12 +143,12 @@ class ClientPipe:
     def adopt(self) -> None:
         """In a forked child: keep the inherited descriptor only if it still is the FIFO."""
         try:
-            status = os.fstat(self._fd)
+            status = os.fstat(self.fd)
             if (status.st_dev, status.st_ino) == self._identity:
                 return
         except OSError:
             pass
-        self._fd = -1  # somebody else's now: not ours to close
+        self.fd = -1  # somebody else's now: not ours to close
 
 
 _pipes: weakref.WeakSet[ClientPipe] = weakref.WeakSet()
@@ -193,10 +200,11 @@ def _wait_writable(fd: int, seconds: float) -> None:
 
 
 def _write_nosignal(fd: int, record: bytes) -> None:
-    os.pwritev(fd, (record,), -1, RWF_NOSIGNAL)
+    pwritev(fd, (record,), -1, RWF_NOSIGNAL)
 
 
-def _write_masked(fd: int, record: bytes) -> None:
+def write_masked(fd: int, record: bytes) -> None:
+    """Write a record where the kernel has no RWF_NOSIGNAL."""
     if signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
         os.write(fd, record)
         return

@@ -3,12 +3,14 @@
 The worker leaves an empty file in the runtime directory, whose name tells the server's collector
 which signal makes the worker write its stacks there.  faulthandler writes from the signal handler
 itself: also while native code holds the GIL, and without Python code being run.
+
+``FILETIMER_STACKS=0`` in the environment keeps a worker from offering any: the signal makes a
+sleep, a poll or a select in C return early, with EINTR.
 """
 
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import logging
 import os
 import signal
@@ -16,7 +18,9 @@ import signal
 from filetimer.client.identity import own_identity
 from filetimer.runtime import runtime_directory, stacks_directory
 
-__all__ = ["offer_stacks", "offer_stacks_again"]
+__all__ = ["VARIABLE", "offer_stacks", "offer_stacks_again"]
+
+VARIABLE = "FILETIMER_STACKS"
 
 logger = logging.getLogger("filetimer")
 
@@ -27,11 +31,12 @@ _offered: tuple[int, str, int] | None = None  # pid, path and descriptor
 def offer_stacks(fifo_path: str) -> None:
     """Let the server at this FIFO ask for the stacks of this process.  Never raises."""
     global _fifo_path
-    if hasattr(signal, "SIGRTMIN") and not _is_offered(fifo_path):
+    wanted = os.environ.get(VARIABLE) != "0" and hasattr(signal, "SIGRTMIN")
+    if wanted and not _is_offered(fifo_path):
         _fifo_path = fifo_path
         try:
             _offer(fifo_path)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a worker must not fail for want of it
             logger.debug("no stacks are offered: %s", error)
 
 
@@ -59,6 +64,8 @@ def _offer(fifo_path: str) -> None:
     # The name says it all, and is there only when the handler is.
     path = os.path.join(directory, f"{os.getpid()}-{start_time}-{signum}-{fd}")
     try:
+        import faulthandler
+
         faulthandler.register(signum, file=fd, all_threads=True)
         os.rename(temporary, path)
     except BaseException:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+from filetimer.evidence.gpu import ask_for_core_dump, wait_for_core_dump
 from filetimer.evidence.model import Member, OpenScope, PastScope, Report
 from filetimer.evidence.proc import describe_process
 from filetimer.evidence.stacks import ask_for_stacks, native_stacks, offers, read_stacks
@@ -46,7 +47,11 @@ def main() -> int:
     left = task["until"] - now
     _look_quickly(members, task, now + min(QUICK * left, QUICK_MOST))
     _write(report, task)
-    _look_at_native(members, task["until"] - 0.15 * left)
+    until = task["until"] - 0.15 * left
+    dumping = [member for member in members if _is_to_dump(member, task)]
+    _look_at_native(members, until)
+    for member in dumping:
+        wait_for_core_dump(member, until)
     report.complete = True
     _write(report, task)
     return 0
@@ -160,15 +165,25 @@ def _add_native(member: Member, until: float) -> None:
         member.native_missing = str(error)
 
 
+def _is_to_dump(member: Member, task: dict[str, Any]) -> bool:
+    return bool(task.get("gpu")) and member.expired and ask_for_core_dump(member)
+
+
 def _write(report: Report, task: dict[str, Any]) -> None:
-    """Both files, each in one step, and say where they are."""
+    """Both files, each in one step, and say where they are; the frames in any case."""
     report.verdict = verdict(report.members)
-    os.makedirs(task["directory"], mode=0o700, exist_ok=True)
     stem = os.path.join(task["directory"], task["stem"])
-    _replace(stem + ".json", json.dumps(asdict(report), indent=1))
-    _replace(stem + ".txt", in_words(report))
-    found = {member.pid: _summary(member, report.members) for member in report.members}
-    print(json.dumps({"report": stem + ".txt", "where": found}), flush=True)
+    said: dict[str, Any] = {}
+    try:
+        os.makedirs(task["directory"], mode=0o700, exist_ok=True)
+        _replace(stem + ".json", json.dumps(asdict(report), indent=1))
+        _replace(stem + ".txt", in_words(report))
+        said["report"] = stem + ".txt"
+    except OSError as error:
+        reason = error.strerror or str(error)
+        said["problem"] = f"no report in {task['directory']}: {reason}"
+    said["where"] = {member.pid: _summary(member, report.members) for member in report.members}
+    print(json.dumps(said), flush=True)
 
 
 def _summary(member: Member, members: list[Member]) -> str | None:
@@ -182,9 +197,18 @@ def _summary(member: Member, members: list[Member]) -> str | None:
 
 
 def _replace(path: str, text: str) -> None:
-    with open(os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
+    """Raises OSError.  The directory may be one to which others write: none of their files, and
+    nothing that their links point at, is touched."""
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600)
+    try:
+        with open(fd, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 if __name__ == "__main__":

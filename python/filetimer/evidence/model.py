@@ -88,6 +88,8 @@ class Member:
     native_source: str | None = None
     native_missing: str | None = "not asked for yet"
     tasks: list[Task] = field(default_factory=list)
+    restart: int | None = None
+    gpu: str | None = None
 
     @property
     def name(self) -> str:

@@ -23,6 +23,9 @@ SHOWN = (
     "TORCHELASTIC_RESTART_COUNT",
     "TORCHELASTIC_RUN_ID",
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_ENABLE_USER_TRIGGERED_COREDUMP",
+    "CUDA_COREDUMP_PIPE",
+    "CUDA_COREDUMP_FILE",
 )
 _X86_64 = {
     0: "read", 1: "write", 7: "poll", 23: "select", 35: "nanosleep", 42: "connect", 43: "accept",
@@ -41,8 +44,16 @@ def describe_process(member: Member) -> None:
     environment = (_read(f"/proc/{member.pid}/environ") or "").split("\0")
     pairs = dict(entry.partition("=")[::2] for entry in environment)
     member.environment = {name: pairs[name] for name in SHOWN if name in pairs}
-    if member.environment.get("RANK", "").isdecimal():
-        member.rank = int(member.environment["RANK"])
+    member.rank = _number(member.environment, "RANK")
+    member.restart = _number(
+        member.environment, "FILETIMER_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"
+    )
+
+
+def _number(environment: dict[str, str], *names: str) -> int | None:
+    """The first of these variables that is a whole number."""
+    values = (environment.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), None)
 
 
 def _tasks(pid: int) -> list[Task]:

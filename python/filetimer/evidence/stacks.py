@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -38,9 +39,12 @@ class Offer(NamedTuple):
 
 
 def offers(directory: str) -> dict[int, Offer]:
-    """The offers of workers that still run, by pid; those of dead ones are removed."""
+    """The offers of workers that still run, by pid; those of dead ones are removed.
+
+    None from a directory that somebody else may write to: an offer names a signal and a file.
+    """
     found = {}
-    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+    for name in os.listdir(directory) if _is_private(directory) else ():
         match = _NAME.fullmatch(name)
         if match is not None:
             offer = Offer(os.path.join(directory, name), *map(int, match.groups()))
@@ -205,6 +209,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.TimeoutExpired):
         return "it took too long"
     return str(error)
+
+
+def _is_private(directory: str) -> bool:
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return ours and not status.st_mode & 0o022
 
 
 def _is_current(offer: Offer) -> bool:

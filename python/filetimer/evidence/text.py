@@ -38,6 +38,8 @@ def _lines(report: Report) -> Iterator[str]:
 def _member(member: Member) -> Iterator[str]:
     yield f"{member.name}{', expired' if member.expired else ''}"
     yield f"command: {' '.join(member.command) or '?'}"
+    if member.restart is not None:
+        yield f"restart: {member.restart}"
     if member.environment:
         yield "environment: " + " ".join(f"{k}={v}" for k, v in member.environment.items())
     yield ""
@@ -62,6 +64,9 @@ def _member(member: Member) -> Iterator[str]:
     yield from _stacks("Python stacks (faulthandler)", member.python, member.python_missing)
     source = f"Python and native stacks ({member.native_source or 'py-spy, pystack'})"
     yield from _stacks(source, member.native, member.native_missing)
+    if member.gpu is not None:
+        yield f"GPU: {member.gpu}"
+        yield ""
     yield "threads"
     for task in member.tasks:
         yield from _task(task)

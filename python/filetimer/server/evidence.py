@@ -8,6 +8,7 @@ but the workers that started it.  A collector that overruns is killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ class Evidence:
         wake: called, in another thread, when something was completed.
         journal: the path of the server's journal, if it keeps one.
         command: what collects.
+        gpu: whether to ask the CUDA driver of a hung worker for a core dump.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Evidence:
         wake: Callable[[], None],
         journal: Callable[[], str | None],
         command: tuple[str, ...] = COLLECTOR,
+        gpu: bool = False,
     ) -> None:
         if not budget > 0:
             raise ValueError(f"evidence_budget must be a positive number of seconds: {budget!r}")
@@ -64,6 +67,7 @@ class Evidence:
         self._run_id, self._fifo, self._journal = run_id, os.path.abspath(fifo), journal
         self._wake = wake
         self._command = command
+        self._gpu = gpu
         self._incidents: list[_Incident] = []
         self._count = 0
 
@@ -127,6 +131,7 @@ class Evidence:
             "stacks": stacks_directory(self._fifo, runtime_directory()),
             "server": os.getpid(),
             "until": now + self.budget,
+            "gpu": self._gpu,
             "group": [
                 _describe(own, [*expiry.timers, *own.timers.values()], expired=True),
                 *(
@@ -144,7 +149,8 @@ class Evidence:
             _prune(self._directory)
             incident.run(command, json.dumps(task).encode("ascii") + b"\n")
         except Exception as error:  # the worker is signalled, whatever happens here
-            logger.warning("no evidence was collected: %s", error)
+            incident.problem = f"no evidence was collected: {error}"
+            logger.warning("%s", incident.problem)
         finally:
             incident.ended = True
             self._wake()
@@ -157,6 +163,7 @@ class _Incident:
         self.pids = {pid}
         self.begun = begun
         self.ended = False
+        self.problem: str | None = None  # why it could not be run
         self._budget = budget
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
@@ -199,7 +206,16 @@ class _Incident:
 
     def findings(self, pid: int) -> Findings:
         """What is known of this worker by now."""
-        return Findings(self._said.get("report"), self._said.get("where", {}).get(str(pid)))
+        said = self._said
+        report, where = said.get("report"), said.get("where", {}).get(str(pid))
+        return Findings(report, where, None if report else said.get("problem") or self._why_not())
+
+    def _why_not(self) -> str:
+        if self.problem is not None:
+            return self.problem
+        if not self.ended or self._killed:
+            return f"no evidence: its collector took longer than {self._budget:g} s"
+        return "no evidence: its collector failed"
 
 
 def _describe(
@@ -229,7 +245,7 @@ def _prune(directory: str) -> None:
     stems = {n.rpartition(".")[0] for n in names if n.startswith("hang-") and n.endswith(".txt")}
     for stem in sorted(stems)[: max(0, len(stems) - MAX_REPORTS + 1)]:
         for suffix in (".txt", ".json"):
-            try:
-                os.unlink(os.path.join(directory, stem + suffix))
-            except FileNotFoundError:
-                pass
+            path = os.path.join(directory, stem + suffix)
+            with contextlib.suppress(OSError):
+                if os.lstat(path).st_uid == os.geteuid():
+                    os.unlink(path)

@@ -61,6 +61,8 @@ class FileTimerServer:
             They are made before the signal, by a process of its own.
         evidence_budget: how many seconds the signal may be held back for that, at most (SPEC
             S-19).  The signal is sent whatever comes of the evidence.
+        gpu_core_dump: have the CUDA driver of a hung worker dump its GPU's state, as part of the
+            evidence.  The worker must run with CUDA_ENABLE_USER_TRIGGERED_COREDUMP=1.
 
     The callbacks run in the server's thread and should return soon.  One that raises is logged.
     """
@@ -85,6 +87,7 @@ class FileTimerServer:
         keep_journal: str | None = None,
         evidence: str | None = None,
         evidence_budget: float = DEFAULT_BUDGET,
+        gpu_core_dump: bool = False,
     ) -> None:
         if not max_interval > 0:
             raise ValueError(f"max_interval must be a positive number of seconds: {max_interval!r}")
@@ -102,7 +105,13 @@ class FileTimerServer:
         collector = None
         if evidence is not None:
             collector = Evidence(
-                evidence, evidence_budget, run_id, self._file_path, self._wake, self._journal_path
+                evidence,
+                evidence_budget,
+                run_id,
+                self._file_path,
+                self._wake,
+                self._journal_path,
+                gpu=gpu_core_dump,
             )
         policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(

@@ -8,10 +8,14 @@ __all__ = ["NO_FINDINGS", "Findings"]
 
 
 class Findings(NamedTuple):
-    """The path of the report, and the innermost frames of the hang in words; None: not known."""
+    """The path of the report, the innermost frames of the hang, and why there is no report.
+
+    None: not known.
+    """
 
     report: str | None = None
     where: str | None = None
+    problem: str | None = None
 
 
 NO_FINDINGS = Findings()

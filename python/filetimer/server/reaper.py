@@ -73,8 +73,9 @@ class Reaper:
     ) -> None:
         """Report a signal: apart from sending it, so that a slow log delays no other kill."""
         fields = timer_fields(timer, timer.signal, now)
-        evidence, where = findings
-        self._report(outcome.event, **fields, detail=outcome.detail, evidence=evidence, where=where)
+        evidence, where, problem = findings
+        detail = "; ".join(filter(None, (outcome.detail, problem))) or None
+        self._report(outcome.event, **fields, detail=detail, evidence=evidence, where=where)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do; None: not foreseen."""

@@ -51,6 +51,7 @@ class ServerOptions:
     keep_journal: str | None = None
     evidence: str | None = None
     evidence_budget: float = DEFAULT_BUDGET
+    gpu_core_dump: bool = False
 
 
 class HeldServer:

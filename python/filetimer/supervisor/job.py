@@ -241,6 +241,8 @@ def _reaped(event: Event, rank: int | None) -> str:
     )
     if event.evidence is not None:
         line += f"; evidence in {event.evidence}"
+    elif event.detail is not None:
+        line += f"; {event.detail}"
     return line
 
 

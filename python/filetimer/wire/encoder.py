@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
 
 from filetimer.wire import MAX_SENT
 
-__all__ = ["RecordEncoder", "encode_scope", "well_formed"]
+__all__ = ["RecordEncoder", "Templates", "encode_scope", "too_long", "well_formed"]
 
 MAX_SCOPES = 1024  # scopes whose templates are kept
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,13 +30,28 @@ def encode_scope(scope_id: str) -> bytes:
     return encode_basestring_ascii(well_formed(scope_id)).encode("ascii")
 
 
-class _Templates(NamedTuple):
-    """What the records of one scope share, ready for ``%``: without and with a token."""
+class Templates:
+    """What the records of one scope share, ready for ``%``.
 
-    acquire: bytes
-    acquire_token: bytes
-    release: bytes
-    release_token: bytes
+    ``acquire`` takes (expiration_time, deadline), ``acquire_token`` a token behind them, and
+    ``release_token`` a token; ``release`` is whole.  ``deadline`` is for the client to remember
+    when the plain timer of the scope expires: monotonic seconds, 0 when there is none.
+    """
+
+    __slots__ = ("acquire", "acquire_token", "deadline", "release", "release_token")
+
+    def __init__(self, version: int, head: bytes, signal: int, identity: bytes) -> None:
+        # SPEC V-1: version 2 only adds to version 1, where %.0a takes an argument, writes nothing.
+        deadline = b', "deadline": %.6f' if version >= 2 else b"%.0a"
+        token = b', "token": %d' if version >= 2 else b"%.0a"
+        escaped = head.replace(b"%", b"%%")
+        acquire = escaped + b'%%.6f, "signal": %d' % signal + deadline + identity
+        release = b'-1, "signal": 0' + identity  # SPEC R-9
+        self.acquire = acquire + b"}\n"
+        self.acquire_token = acquire + token + b"}\n"
+        self.release = head + release + b"}\n"
+        self.release_token = escaped + release + token + b"}\n"
+        self.deadline = 0.0
 
 
 class RecordEncoder:
@@ -47,9 +61,11 @@ class RecordEncoder:
         version: 1 (the five fields that torch knows) or 2.
         pid: the worker; ``start_time`` and ``pid_ns`` as in SPEC section 3, None when unknown.
         signal: what the server shall send when a timer expires.
+
+    ``known`` has the templates of scopes that were seen before: a client looks there itself.
     """
 
-    __slots__ = ("_identity", "_templates", "pid", "signal", "version")
+    __slots__ = ("_identity", "known", "pid", "signal", "version")
 
     def __init__(
         self,
@@ -60,13 +76,13 @@ class RecordEncoder:
         pid_ns: int | None = None,
     ) -> None:
         self.version, self.pid, self.signal = version, pid, int(signal)
-        # SPEC V-1: version 2 only adds to version 1.  SPEC V-4: what is unknown is left out.
+        # SPEC V-4: what is unknown is left out.
         self._identity = b""
         if version >= 2 and start_time is not None:
             self._identity += b', "start_time": %d' % start_time
         if version >= 2 and pid_ns is not None:
             self._identity += b', "pid_ns": %d' % pid_ns
-        self._templates: dict[str, _Templates] = {}
+        self.known: dict[str, Templates] = {}
 
     def acquire(
         self, scope_id: str, expiration_time: float, deadline: float, token: int | None = None
@@ -76,46 +92,37 @@ class RecordEncoder:
         Raises RuntimeError when the record would be longer than ``MAX_SENT`` bytes, ValueError
         for an empty scope.
         """
-        templates = self._templates.get(scope_id) or self._new_templates(scope_id)
-        if self.version == 1:
-            record = templates.acquire % expiration_time
-        elif token is None:
+        templates = self.known.get(scope_id) or self.learn(scope_id)
+        if token is None:
             record = templates.acquire % (expiration_time, deadline)
         else:
             record = templates.acquire_token % (expiration_time, deadline, token)
         if len(record) > MAX_SENT:
-            raise _too_long(record, scope_id)
+            raise too_long(record, scope_id)
         return record
 
     def release(self, scope_id: str, token: int | None = None) -> bytes:
         """A release; ``token`` is that of its acquire.  Raises as :meth:`acquire` does."""
-        templates = self._templates.get(scope_id) or self._new_templates(scope_id)
-        if token is None or self.version == 1:
-            record = templates.release
-        else:
-            record = templates.release_token % token
+        templates = self.known.get(scope_id) or self.learn(scope_id)
+        record = templates.release if token is None else templates.release_token % token
         if len(record) > MAX_SENT:
-            raise _too_long(record, scope_id)
+            raise too_long(record, scope_id)
         return record
 
-    def _new_templates(self, scope_id: str) -> _Templates:
+    def learn(self, scope_id: str) -> Templates:
+        """Make and keep the templates of a scope.
+
+        Raises ValueError for an empty scope, RuntimeError for one whose release would be longer
+        than ``MAX_SENT`` bytes; an acquire is the longer one, and needs a look at each.
+        """
         if not scope_id:
             raise ValueError("scope_id must not be empty")  # SPEC R-11
-        head = self._head(scope_id)
-        acquire = head.replace(b"%", b"%%") + b'%%.6f, "signal": %d' % self.signal
-        if self.version >= 2:
-            acquire += b', "deadline": %.6f' + self._identity
-        # SPEC R-9: a release is written with time -1 and signal 0.
-        release = head + b'-1, "signal": 0' + self._identity
-        templates = _Templates(
-            acquire + b"}\n",
-            acquire + b', "token": %d}\n',
-            release + b"}\n",
-            release.replace(b"%", b"%%") + b', "token": %d}\n',
-        )
-        if len(self._templates) >= MAX_SCOPES:
-            self._templates.clear()
-        self._templates[scope_id] = templates
+        templates = Templates(self.version, self._head(scope_id), self.signal, self._identity)
+        if len(templates.release) > MAX_SENT:
+            raise too_long(templates.release, scope_id)
+        if len(self.known) >= MAX_SCOPES:
+            self.known.clear()
+        self.known[scope_id] = templates
         return templates
 
     def _head(self, scope_id: str) -> bytes:
@@ -127,7 +134,8 @@ class RecordEncoder:
         )
 
 
-def _too_long(record: bytes, scope_id: str) -> RuntimeError:
+def too_long(record: bytes, scope_id: str) -> RuntimeError:
+    """What is raised for a record of more than ``MAX_SENT`` bytes."""
     return RuntimeError(  # SPEC F-2
         f"the timer record for scope {scope_id[:40]!r}... has {len(record)} bytes, "
         f"more than the {MAX_SENT} that a pipe keeps in one piece: use a shorter scope"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from event_schema import check_line
 
 PATIENCE = 60.0  # seconds: what any one step may take on a busy machine
 MARK = "FILETIMER_TEST_MARK"  # an environment variable that all descendants of a test inherit
@@ -33,6 +35,7 @@ class Bench:
         self.runtime = directory / "runtime"
         self.runtime.mkdir(mode=0o700)
         self.mark = uuid.uuid4().hex
+        self.event_files: list[str] = []
         self.started: list[subprocess.Popen[bytes]] = []
         self.environment = {
             name: value
@@ -57,6 +60,8 @@ class Bench:
             "env": self.environment,
             "cwd": self.directory,
         }
+        if "--events" in arguments:
+            self.event_files.append(arguments[arguments.index("--events") + 1])
         process = subprocess.Popen(command, **{**settings, **options})
         self.started.append(process)
         return process
@@ -88,6 +93,13 @@ class Bench:
         self.environment["FILETIMER_PATH"] = str(path)
         return path
 
+    def check_events(self) -> None:
+        """Every line that was written for programs is as documented."""
+        for name in self.event_files:
+            path = self.directory / name
+            for line in path.read_text().splitlines() if path.is_file() else ():
+                check_line(json.loads(line))
+
     def survivors(self) -> list[int]:
         """Processes that this test has started, directly or not, and that still run."""
         found = []
@@ -110,6 +122,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
+    bench.check_events()
     for process in bench.started:
         process.kill()  # not waited for yet, or a no-op
         process.wait()

@@ -127,13 +127,13 @@ REAPED = re.compile(
 def test_a_hung_worker_is_reaped(bench):
     worker = bench.script("print(os.getpid())\nif not rank: time.sleep(600)\n" + GUARDED_HANG)
     events = bench.directory / "events.jsonl"
-    events.write_text('{"name": "from before"}\n')
+    events.write_text('{"v": 1, "name": "server died", "time": 1.0, "detail": "from before"}\n')
     result = bench("run", "--workers", "2", "--events", str(events), "--", *worker)
     assert result.returncode == 124
     (match,) = REAPED.finditer(result.stderr)
     assert b"[1] " + match[1] in lines(result.stdout)
     written = [json.loads(line) for line in events.read_text().splitlines()]
-    assert written[0]["name"] == "from before"  # it appends
+    assert written[0]["detail"] == "from before"  # it appends
     (kill,) = [event for event in written if event["name"] == "kill worker process"]
     assert (kill["pid"], kill["scope_id"], kill["signal"]) == (int(match[1]), "the block", 9)
     assert kill["late"] >= 0

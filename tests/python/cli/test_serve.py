@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 
 import pytest
 
@@ -75,3 +76,63 @@ def test_a_log_that_nobody_reads_does_not_stop_the_server(bench):
     process.terminate()
     assert process.wait(60) == 0
     assert not path.exists()
+
+
+def test_event_files_are_rotated_and_no_event_is_lost(bench):
+    """As logrotate does it: rename, then SIGHUP; or only rename."""
+    events = bench.directory / "events"
+    process = bench.popen("serve", "p", "--events", "events")
+    path = bench.directory / "p"
+    wait_until(path.exists, "the server makes its FIFO")
+    bench.environment["FILETIMER_PATH"] = str(path)
+    count = 300
+    reports = bench.script(
+        "client = filetimer.configure_from_env(signal=0)\n"
+        f"for i in range({count}):\n"
+        "    client.acquire(f'scope {i}', time.time())\n"
+        "    time.sleep(0.005)\n"
+        "sys.stdin.read()\n"  # timers go with their process
+    )
+    worker = bench.popen("expires", "--after", "60", "--", *reports, stdin=subprocess.PIPE)
+    rotated = []
+
+    def written():
+        files = [*rotated, *([events] if events.exists() else [])]
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def expired():
+        return [line["scope_id"] for line in written() if line["name"] == "timer expired"]
+
+    while len(rotated) < 15:
+        wait_until(lambda: events.exists() and events.stat().st_size, "there is an event")
+        rotated.append(bench.directory / f"events.{len(rotated)}")
+        events.rename(rotated[-1])
+        if len(rotated) % 2:
+            process.send_signal(signal.SIGHUP)
+            wait_until(events.exists, "the file is opened anew at once")
+    wait_until(lambda: len(expired()) == count, "all have expired")
+    worker.communicate(b"")
+    process.terminate()
+    assert process.wait(60) == 0
+    assert expired() == [f"scope {i}" for i in range(count)]
+    names = [line["name"] for line in written()]
+    assert (names[0], names[-1]) == ("watchdog started", "watchdog stopped")
+    bench.assert_nothing_left()
+
+
+def test_a_hangup_that_cannot_open_the_file_anew_ends_nothing(bench):
+    directory = bench.directory / "log"
+    directory.mkdir()
+    process = bench.popen("serve", "p", "--events", "log/events")
+    wait_until((bench.directory / "p").exists, "the server makes its FIFO")
+    wait_until((directory / "events").exists, "the file is there")
+    directory.rename(bench.directory / "moved")
+    process.send_signal(signal.SIGHUP)
+    line = b""
+    while b"events go on to the file of before" not in line:
+        line = process.stderr.readline()
+        assert line
+    process.terminate()
+    assert process.wait(60) == 0
+    written = (bench.directory / "moved/events").read_text().splitlines()
+    assert json.loads(written[-1])["name"] == "watchdog stopped"
