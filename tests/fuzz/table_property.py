@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest import mock
 
-from filetimer.server import timers
+from filetimer.server import deadlines
 from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker, deadline_of
 from filetimer.wire.decoder import UNSET, Record
 
@@ -159,7 +159,7 @@ class Run:
         self.model_log: list[str] = []
         self.monotonic, self.wall_step = 0.0, 0.0
         self.model = Model(self.processes, self.model_log)
-        with mock.patch.object(timers, "MIN_REBUILD", SMALL_REBUILD):
+        with mock.patch.object(deadlines, "MIN_REBUILD", SMALL_REBUILD):
             self.table: TimerTable[FakeProcess] = TimerTable(SERVER, self.open, self)
 
     # What the table asks and tells.
@@ -190,7 +190,7 @@ class Run:
         return choices[self.number() % len(choices)]
 
     def run(self) -> None:
-        with mock.patch.object(timers, "MIN_REBUILD", SMALL_REBUILD):
+        with mock.patch.object(deadlines, "MIN_REBUILD", SMALL_REBUILD):
             while self.at < len(self.program):
                 self.pick(STEPS)(self)
                 assert self.table_log == self.model_log, "T-1"
