@@ -40,6 +40,7 @@ COMMANDS = {
         "filetimer.cli.torchrun", "torchrun, with a timer server in its agent", parses_itself=True
     ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
+    "suggest": Command("filetimer.cli.suggest", "suggest deadlines from what was measured"),
     "conformance": Command(
         "filetimer.conformance.cli", "try an implementation of the protocol", True
     ),
