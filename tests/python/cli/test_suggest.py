@@ -8,7 +8,7 @@ import pytest
 
 from filetimer.cli.main import main
 
-VIEWS = ["suggest"]
+VIEWS = ["suggest", "trace"]
 
 
 def test_after_a_job(bench):
