@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
     "suggest": Command("filetimer.cli.suggest", "suggest deadlines from what was measured"),
+    "top": Command("filetimer.cli.top", "watch the timers of a server, live"),
     "metrics": Command("filetimer.cli.metrics", "serve metrics of a server to Prometheus"),
     "trace": Command("filetimer.cli.trace", "write what a job did for Perfetto"),
     "conformance": Command(

@@ -64,7 +64,8 @@ def test_of_several_servers_one_must_be_named(bench):
 
 
 @pytest.mark.parametrize(
-    ("command", "module", "extra"), [("metrics", "prometheus_client", "metrics")]
+    ("command", "module", "extra"),
+    [("metrics", "prometheus_client", "metrics"), ("top", "rich", "top")],
 )
 def test_a_missing_extra_is_one_sentence(bench, command, module, extra):
     program = (
