@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Script:
     def __init__(self, at: float = 1000.0, path: str = "/tmp/job/timers", **server: Any) -> None:
         self.at = at
         self._server = {"path": path, "pid": 2**22 + 1, "start_time": 1, **server}
-        self._content = b""
+        self._content = bytearray()
         self.ends: list[int] = []  # of the chunks
         self.begin_file()
 
@@ -83,56 +84,51 @@ def training_job(workers: int, steps: int = 40, *, restart: bool = True, seed: i
     script = Script()
     todo: list[tuple[float, bytes]] = []
     script.at = start = 1000.0
+    born = int(start * os.sysconf("SC_CLK_TCK"))
     pids = [4000 + rank for rank in range(workers)]
     hang = steps // 2 if restart else None
+
+    def add(pid: int, scope: str, after: float, at: float, took: float) -> float:
+        script.at = at
+        todo.append((at, script.line(pid, scope, after, start_time=born)))
+        todo.append((at + took, script.line(pid, scope, None, start_time=born)))
+        return at + took + 0.005
+
     for attempt in range(2 if restart else 1):
         at = dict.fromkeys(pids, start)
         for pid in pids:
-            at[pid] = _add(script, todo, pid, "load data", 60, at[pid], 2 + chance.random())
+            at[pid] = add(pid, "load data", 60, at[pid], 2 + chance.random())
         for step in range(steps):
             if attempt == 0 and step == hang:
                 break
             for pid in pids:
                 took = chance.lognormvariate(-0.7, 0.15) + (3 if step == 0 else 0)
-                at[pid] = _add(script, todo, pid, "train step", 10, at[pid], took)
+                at[pid] = add(pid, "train step", 10, at[pid], took)
             together = max(at.values())
             for pid in pids:
                 took = together - at[pid] + 0.02 + chance.expovariate(50)
-                at[pid] = _add(script, todo, pid, "all_reduce", 5, at[pid], took)
+                at[pid] = add(pid, "all_reduce", 60, at[pid], took)
             if step % 10 == 9:
                 for pid in pids[:1]:
-                    at[pid] = _add(script, todo, pid, "checkpoint", 30, at[pid], 1.5)
+                    at[pid] = add(pid, "checkpoint", 30, at[pid], 1.5)
         _write(script, todo)
         todo.clear()
         if restart and attempt == 0:
             script.at = max(at.values())
             stuck = pids[min(1, workers - 1)]
             for pid in pids:
-                script.acquire(pid, "train step" if pid == stuck else "all_reduce", 5)
-            script.at += 5
+                scope, after = ("train step", 10) if pid == stuck else ("all_reduce", 60)
+                script.acquire(pid, scope, after, start_time=born)
+            script.at += 10
             script.kill(stuck, "train step")
             for pid in pids:
                 if pid != stuck:
                     script.at += 0.001
                     script.event(events.WORKER_EXITED, pid=pid)
             start = script.at + 2
+            born = int((start - 1) * os.sysconf("SC_CLK_TCK"))
             pids = [pid + 1000 for pid in pids]
     return script
-
-
-def _add(
-    script: Script,
-    todo: list[tuple[float, bytes]],
-    pid: int,
-    scope: str,
-    after: float,
-    at: float,
-    took: float,
-) -> float:
-    script.at = at
-    todo.append((at, script.line(pid, scope, after)))
-    todo.append((at + took, script.line(pid, scope, None)))
-    return at + took + 0.005
 
 
 def _write(script: Script, todo: list[tuple[float, bytes]]) -> None:

@@ -100,7 +100,7 @@ def test_scopes_are_bounded_and_may_hold_anything(tmp_path: Path) -> None:
 
 def test_a_span_that_began_before_the_history_is_no_duration(tmp_path: Path) -> None:
     script = Script()
-    script._content = b""
+    script._content.clear()
     script.begin_file(script.line(1, "s", 60), began=1.0)
     script.at += 1
     script.release(1, "s")

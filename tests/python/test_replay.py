@@ -112,7 +112,7 @@ def test_a_new_file_repeats_what_is_open_and_drops_what_is_lost(
 
 def test_a_history_without_its_start_knows_no_first_calls(tmp_path: Path) -> None:
     script = Script()
-    script._content = b""
+    script._content.clear()
     script.begin_file(script.line(1, "s", 60), began=10.0)
     script.at += 1
     script.release(1, "s")
@@ -134,7 +134,7 @@ def test_a_line_of_the_server_that_is_half_written_is_not_read(
     script.acquire(1, "s", 1)
     script.at += 1
     script.kill(1, "s")
-    script._content = script._content[:-20]
+    del script._content[-20:]
     history = history_of(script, tmp_path)
     assert ends(history) == [("s", "killed")]
 
