@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from native import HERE, Fifo
 
 from filetimer import Event, FileTimerServer
-from filetimer.server.timers import Now
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Record, Rejection
 
@@ -93,10 +93,10 @@ def test_one_server_serves_them_all(
     received = 0
     receive = Watchdog.receive
 
-    def counted(self: Watchdog, results: list[Record | Rejection], now: Now) -> None:
+    def counted(self: Watchdog, results: list[Record | Rejection], *rest: Any) -> None:
         nonlocal received
         received += len(results)
-        receive(self, results, now)
+        receive(self, results, *rest)
 
     monkeypatch.setattr(Watchdog, "receive", counted)
     events: list[Event] = []

@@ -16,7 +16,8 @@ from filetimer.runtime import runtime_directory
 from filetimer.server.journal import JournalError
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now, deadline_of
-from filetimer.wire.decoder import UNSET, Record
+from filetimer.views.words import printable
+from filetimer.wire.decoder import UNSET
 
 __all__ = ["add_arguments", "execute"]
 
@@ -72,7 +73,9 @@ def _print_for_people(views: list[ServerView], now: Now) -> None:
         for timer in view.timers:
             left = f"{deadline_of(timer) - now.monotonic:.1f} s"
             action = f"signal {timer.signal}" if timer.signal > 0 else "report"
-            print(ROW.format(timer.pid, _command(timer.pid), left, action, _printable(timer)))
+            print(
+                ROW.format(timer.pid, _command(timer.pid), left, action, printable(timer.scope_id))
+            )
 
 
 def _as_dict(view: ServerView, now: Now) -> dict[str, Any]:
@@ -101,14 +104,5 @@ def _command(pid: int, width: int | None = COMMAND_WIDTH) -> str:
             words = file.read().rstrip(b"\0").split(b"\0")
     except OSError:
         return "?"
-    text = " ".join(_visible(word.decode(errors="replace")) for word in words)
+    text = " ".join(printable(word.decode(errors="replace")) for word in words)
     return text if width is None or len(text) <= width else text[: width - 3] + "..."
-
-
-def _printable(timer: Record) -> str:
-    return _visible(timer.scope_id)
-
-
-def _visible(text: str) -> str:
-    """Whatever a client wrote, a terminal shows text and nothing else happens."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

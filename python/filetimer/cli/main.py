@@ -40,6 +40,11 @@ COMMANDS = {
         "filetimer.cli.torchrun", "torchrun, with a timer server in its agent", parses_itself=True
     ),
     "list": Command("filetimer.cli.list", "show the timers that are set"),
+    "suggest": Command("filetimer.cli.suggest", "suggest deadlines from what was measured"),
+    "top": Command("filetimer.cli.top", "watch the timers of a server, live"),
+    "metrics": Command("filetimer.cli.metrics", "serve metrics of a server to Prometheus"),
+    "report": Command("filetimer.cli.report", "draw what a job did, as one HTML page"),
+    "trace": Command("filetimer.cli.trace", "write what a job did for Perfetto"),
     "conformance": Command(
         "filetimer.conformance.cli", "try an implementation of the protocol", True
     ),

@@ -246,6 +246,8 @@ class EventReporter:
         return False
 
     def _hand_on(self, event: Event) -> None:
+        if event.name in JOURNALLED and len(self._unwritten) < MAX_UNWRITTEN:
+            self._unwritten.append(event)
         self._log(event)
         if self._log_event is not None and event.name in TORCH_NAMES:
             self._call("log_event", self._log_event, event.name, event.request())
