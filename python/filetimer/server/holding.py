@@ -18,7 +18,7 @@ from filetimer.server.findings import NO_FINDINGS, Findings
 from filetimer.server.journal import timer_line
 from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import HELD_TOKEN, Expiry, TimerTable, Worker
-from filetimer.wire.decoder import Record
+from filetimer.wire.decoder import UNSET, Record
 
 __all__ = ["Collector", "Holding", "Kill"]
 
@@ -134,7 +134,8 @@ class Holding:
     def _overdue(self, worker: Worker[ProcessHandle], stand_in: Record) -> Kill:
         held = self._of(worker)
         if held is None or self._collector is None:  # a server that died had held it
-            return Kill(worker.process, stand_in, NO_FINDINGS)
+            timer = msgspec.structs.replace(stand_in, token=UNSET)  # which one, it did not say
+            return Kill(worker.process, timer, NO_FINDINGS)
         del self._held[worker.pid]
         return self._let_go(held, self._collector.give_up(worker.pid))
 
