@@ -45,6 +45,16 @@
  * filetimer_close(&client);
  * ```
  *
+ * Timers can say more of themselves, for people: it is shown in `filetimer list`,
+ * in the server's events, and in its report on a worker that hung.
+ *
+ * ```c
+ * filetimer_attributes attributes = {0};
+ * filetimer_attribute_int(&attributes, "rank", rank);
+ * filetimer_attribute_string(&attributes, "device", "cuda:1");
+ * filetimer_set_attributes(NULL, &attributes);   // of all timers that begin from now on
+ * ```
+ *
  * C++ programs may prefer the guard of filetimer.hpp, which sits on top of this.
  * "SPEC X-n" in comments is a requirement of protocol/SPEC.md.
  *
@@ -201,12 +211,22 @@
 #define FILETIMER_RECORD_MAX 512
 #endif
 
+#define FILETIMER_ATTRIBUTES_MAX 256 /* bytes of all attributes of a timer (SPEC R-12) */
 #define FILETIMER_PATH_MAX 4096      /* bytes of a path, terminating NUL included */
 #define FILETIMER_WAIT_SECONDS 1.0   /* how long a call waits on a full pipe, unless told */
 #define FILETIMER_DEFAULT_WAIT (-1.0) /* as an argument: what the client says */
 #define FILETIMER_LONGEST 1.0e9      /* timers beyond these seconds are cut down to them */
 
 /* -------------------------------------------------------------------- Types */
+
+/* Names and values that a timer shows to people. {0} is a valid, empty one. Copy
+ * it as you like: one with the rank, and copies of it to which the step is added.
+ * Its fields are private. */
+typedef struct filetimer_attributes {
+    unsigned length_;
+    unsigned count_;
+    char text_[FILETIMER_ATTRIBUTES_MAX]; /* "rank": 3, "device": "cuda:1" */
+} filetimer_attributes;
 
 /* A client: one pipe, one descriptor. Allocate it as you like; {0} is a valid
  * client that is not configured. Neither copy nor move it once initialised. Its
@@ -220,17 +240,20 @@ typedef struct filetimer_client {
     int fd_;             /* the descriptor, -1 before the first one */
     int signal_;         /* what the server is to send */
     unsigned flags_;
+    filetimer_attributes attributes_;
     char path_[FILETIMER_PATH_MAX];
 } filetimer_client;
 
 /* A timer of its own: it carries a token, so that neither another thread nor a
  * recursion in the same scope ends it by mistake (SPEC C-8). {0} is a valid
  * handle without a timer. You may read `error`, `armed`, `token` and
- * `deadline_us`; the scope's text is not copied and must outlive the handle. */
+ * `deadline_us`; the scope's text is not copied and must outlive the handle, as
+ * must its attributes. */
 typedef struct filetimer_handle {
     filetimer_client *client;
     const char *scope;
     size_t scope_length;
+    const filetimer_attributes *attributes; /* NULL: the client's */
     uint64_t owner;       /* the process that armed it */
     int64_t token;
     int64_t deadline_us;  /* CLOCK_MONOTONIC in microseconds */
@@ -316,6 +339,23 @@ FILETIMER_API int filetimer_configured(filetimer_client *client);
  * threads use the client. */
 FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds);
 
+/* Add an attribute, whose name must not be there yet. Pure: they touch nothing
+ * but their arguments. The name is any non-empty text, as that of a scope.
+ * Return 1; -EMSGSIZE when there would be more than 8, or more than
+ * FILETIMER_ATTRIBUTES_MAX bytes, -EEXIST for a name that is there, -EINVAL for
+ * an empty one, and for an integer of 2^53 or more (SPEC R-3); these change
+ * nothing. */
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value);
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value);
+
+/* What all timers of the client that begin from now on say of themselves; they
+ * are copied; NULL: nothing. Call it while no other thread uses the client.
+ * Returns 1, or 0 when the client is not configured. */
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes);
+
 /* Close the client's descriptor; it is then not configured. Its timers stay with
  * the server. Nobody else may use the client meanwhile or after. */
 FILETIMER_API void filetimer_close(filetimer_client *client);
@@ -335,6 +375,12 @@ FILETIMER_API int filetimer_release(filetimer_client *client, const char *scope)
  * may be passed to filetimer_end without looking. */
 FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *client,
                                   const char *scope, double after);
+
+/* The same, with attributes of its own in place of the client's. They are not
+ * copied, and must outlive the handle; an extend sends what they are by then. */
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes);
 
 /* Move the deadline to `after` seconds from now. If that fails the timer keeps
  * its old deadline. Arms a handle whose begin has failed, or that was ended; 0
@@ -470,6 +516,27 @@ FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds)
     (void)client, (void)seconds;
 }
 
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value)
+{
+    (void)attributes, (void)name, (void)value;
+    return 0;
+}
+
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value)
+{
+    (void)attributes, (void)name, (void)value;
+    return 0;
+}
+
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes)
+{
+    (void)client, (void)attributes;
+    return 0;
+}
+
 FILETIMER_API void filetimer_close(filetimer_client *client)
 {
     (void)client;
@@ -495,6 +562,7 @@ FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *
     handle->client = client;
     handle->scope = scope;
     handle->scope_length = length;
+    handle->attributes = NULL;
     handle->owner = 0;
     handle->token = -1;
     handle->deadline_us = 0;
@@ -517,6 +585,22 @@ FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *cl
                                   const char *scope, double after)
 {
     return filetimer_begin_n(handle, client, scope, 0, after, 0);
+}
+
+FILETIMER_API int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
+                                          const char *scope, size_t length, double after,
+                                          double wait, const filetimer_attributes *attributes)
+{
+    const int result = filetimer_begin_n(handle, client, scope, length, after, wait);
+    handle->attributes = attributes;
+    return result;
+}
+
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes)
+{
+    return filetimer_begin_with_n_(handle, client, scope, 0, after, 0, attributes);
 }
 
 FILETIMER_API int filetimer_extend(filetimer_handle *handle, double after)
@@ -863,6 +947,92 @@ FILETIMER_HOT_ int filetimer_encode_release_(filetimer_line_ *line, const fileti
     char *out = filetimer_put_start_(line, self, scope, length);
     out = FILETIMER_PUT_(out, "\", \"expiration_time\": -1, \"signal\": 0"); /* SPEC R-9 */
     return filetimer_finish_(line, out, self, token);
+}
+
+/* ------------------------------------------------------ Encoding: attributes */
+
+/* One pair under construction: two strings that may each be one character over
+ * FILETIMER_ATTRIBUTES_MAX, which put_string_ notices late, and what is around. */
+#define FILETIMER_PAIR_ROOM_ (2 * FILETIMER_ATTRIBUTES_MAX + 64)
+
+/* `"name": `, where the value is to go; NULL where the name is too long. */
+FILETIMER_COLD_ char *filetimer_put_name_(char *out, const char *name)
+{
+    char *const limit = out + FILETIMER_ATTRIBUTES_MAX;
+    *out++ = '"';
+    out = filetimer_put_string_(out, FILETIMER_ATTRIBUTES_MAX, name, strlen(name));
+    return out < limit ? FILETIMER_PUT_(out, "\": ") : NULL;
+}
+
+/* Quotes in text are escaped as \u0022: what looks like a name in the text is one. */
+FILETIMER_COLD_ int filetimer_has_name_(const filetimer_attributes *attributes,
+                                        const char *quoted, size_t length)
+{
+    size_t i;
+    for (i = 0; i + length <= attributes->length_; i++)
+        if (memcmp(attributes->text_ + i, quoted, length) == 0)
+            return 1;
+    return 0;
+}
+
+FILETIMER_COLD_ int filetimer_add_pair_(filetimer_attributes *attributes, const char *pair,
+                                        size_t name_length, size_t length)
+{
+    const unsigned comma = attributes->length_ > 0 ? 2 : 0;
+    if (filetimer_has_name_(attributes, pair, name_length))
+        return -EEXIST;
+    /* The two braces are counted, too. */
+    if (attributes->count_ >= 8 ||
+        attributes->length_ + comma + length + 2 > FILETIMER_ATTRIBUTES_MAX)
+        return -EMSGSIZE;
+    memcpy(attributes->text_ + attributes->length_, ", ", comma);
+    memcpy(attributes->text_ + attributes->length_ + comma, pair, length);
+    attributes->length_ += comma + (unsigned)length;
+    attributes->count_++;
+    return 1;
+}
+
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value)
+{
+    const int64_t limit = (int64_t)1 << 53; /* SPEC R-3 */
+    char pair[FILETIMER_PAIR_ROOM_], *out;
+    size_t name_length;
+    if (name == NULL || *name == '\0' || value >= limit || value <= -limit)
+        return -EINVAL;
+    if ((out = filetimer_put_name_(pair, name)) == NULL)
+        return -EMSGSIZE;
+    name_length = (size_t)(out - pair);
+    out = filetimer_put_integer_(out, value);
+    return filetimer_add_pair_(attributes, pair, name_length, (size_t)(out - pair));
+}
+
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value)
+{
+    char pair[FILETIMER_PAIR_ROOM_], *out;
+    size_t name_length;
+    if (name == NULL || *name == '\0' || value == NULL)
+        return -EINVAL;
+    if ((out = filetimer_put_name_(pair, name)) == NULL)
+        return -EMSGSIZE;
+    name_length = (size_t)(out - pair);
+    *out++ = '"';
+    out = filetimer_put_string_(out, FILETIMER_ATTRIBUTES_MAX, value, strlen(value));
+    *out++ = '"';
+    return filetimer_add_pair_(attributes, pair, name_length, (size_t)(out - pair));
+}
+
+/* Put them behind the last field of an acquire that is complete (SPEC R-12). */
+FILETIMER_COLD_ int filetimer_add_attributes_(filetimer_line_ *line,
+                                              const filetimer_attributes *attributes)
+{
+    char *out = line->text + line->length - (sizeof "}\n" - 1);
+    out = FILETIMER_PUT_(out, ", \"attributes\": {");
+    memcpy(out, attributes->text_, attributes->length_);
+    out = FILETIMER_PUT_(out + attributes->length_, "}}\n");
+    line->length = (size_t)(out - line->text);
+    return line->length <= FILETIMER_RECORD_MAX ? (int)line->length : -EMSGSIZE; /* SPEC F-2 */
 }
 
 FILETIMER_API int filetimer_encode(char *buffer, size_t size, const filetimer_record *record)
@@ -1418,6 +1588,7 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     client->flags_ = flags;
     client->wait_us_ = filetimer_to_us_(FILETIMER_WAIT_SECONDS);
     client->device_ = client->inode_ = 0;
+    client->attributes_.length_ = client->attributes_.count_ = 0;
     client->owner_ = filetimer_process_now_(&spare)->self.identity;
     client->path_[0] = '\0';
     if (path == NULL || *path == '\0')
@@ -1539,6 +1710,19 @@ FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds)
         client->wait_us_ = us >= 0 ? us : filetimer_to_us_(FILETIMER_WAIT_SECONDS);
 }
 
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes)
+{
+    const int usable = filetimer_pick_(&client, FILETIMER_DEFAULT_WAIT);
+    if (usable <= 0)
+        return usable;
+    if (attributes != NULL)
+        client->attributes_ = *attributes;
+    else
+        client->attributes_.length_ = client->attributes_.count_ = 0;
+    return 1;
+}
+
 FILETIMER_API void filetimer_close(filetimer_client *client)
 {
     const int saved = errno;
@@ -1560,7 +1744,8 @@ FILETIMER_API void filetimer_close(filetimer_client *client)
 /* Send an acquire. On success *deadline_us is when it expires. */
 FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *process,
                                  const char *scope, size_t length, double after, double wait,
-                                 int64_t token, int64_t *deadline_us)
+                                 int64_t token, const filetimer_attributes *attributes,
+                                 int64_t *deadline_us)
 {
     filetimer_patience_ patience = filetimer_patience_for_(client, wait);
     const int64_t after_us = filetimer_to_us_(after);
@@ -1575,6 +1760,10 @@ FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *
     result = filetimer_encode_acquire_(&line, &process->self, scope, length,
                                        filetimer_clock_us_(CLOCK_REALTIME) + after_us,
                                        client->signal_, deadline, token);
+    if (attributes == NULL)
+        attributes = &client->attributes_;
+    if (result > 0 && attributes->length_ > 0)
+        result = filetimer_add_attributes_(&line, attributes);
     if (result < 0)
         return result;
     result = filetimer_send_(client, &line, process->self.identity, patience);
@@ -1606,7 +1795,7 @@ FILETIMER_HOT_ int filetimer_acquire_n(filetimer_client *client, const char *sco
     if (usable <= 0)
         return usable;
     return filetimer_arm_(client, filetimer_process_now_(&spare), scope, length, after, wait, -1,
-                          &deadline_us);
+                          NULL, &deadline_us);
 }
 
 FILETIMER_HOT_ int filetimer_release_n(filetimer_client *client, const char *scope, size_t length,
@@ -1628,7 +1817,7 @@ FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_pro
 {
     const int result =
         filetimer_arm_(handle->client, process, handle->scope, handle->scope_length, after, wait,
-                       handle->token, &handle->deadline_us);
+                       handle->token, handle->attributes, &handle->deadline_us);
     if (result > 0)
         handle->armed = 1;
     handle->error = result < 0 ? result : 0;
@@ -1637,12 +1826,14 @@ FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_pro
 
 FILETIMER_APART_ int filetimer_begin_configured_(filetimer_handle *handle,
                                                  filetimer_client *client, const char *scope,
-                                                 size_t length, double after, double wait)
+                                                 size_t length, double after, double wait,
+                                                 const filetimer_attributes *attributes)
 {
     filetimer_process_ spare, *process = filetimer_process_now_(&spare);
     handle->client = client;
     handle->scope = scope;
     handle->scope_length = length;
+    handle->attributes = attributes;
     handle->owner = process->self.identity;
     handle->token = filetimer_new_token_(process);
     handle->deadline_us = 0;
@@ -1657,7 +1848,21 @@ FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *
     handle->client = NULL;
     handle->armed = 0;
     handle->error = usable < 0 ? usable : 0;
-    return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait)
+    return usable > 0
+               ? filetimer_begin_configured_(handle, client, scope, length, after, wait, NULL)
+               : usable;
+}
+
+FILETIMER_API int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
+                                          const char *scope, size_t length, double after,
+                                          double wait, const filetimer_attributes *attributes)
+{
+    const int usable = filetimer_pick_(&client, wait);
+    handle->client = NULL;
+    handle->armed = 0;
+    handle->error = usable < 0 ? usable : 0;
+    return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait,
+                                                    attributes)
                       : usable;
 }
 
@@ -1723,6 +1928,14 @@ FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *cl
 {
     return filetimer_begin_n(handle, client, scope, filetimer_length_(scope), after,
                              FILETIMER_DEFAULT_WAIT);
+}
+
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes)
+{
+    return filetimer_begin_with_n_(handle, client, scope, filetimer_length_(scope), after,
+                                   FILETIMER_DEFAULT_WAIT, attributes);
 }
 
 FILETIMER_API int filetimer_try_acquire(filetimer_client *client, const char *scope, double after)

@@ -13,6 +13,7 @@ from typing import Any
 from filetimer.cli.errors import CommandError
 from filetimer.replay import ServerView, find_journals, view_server
 from filetimer.runtime import runtime_directory
+from filetimer.server.events import describe_attributes
 from filetimer.server.journal import JournalError
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now, deadline_of
@@ -88,6 +89,7 @@ def _as_dict(view: ServerView, now: Now) -> dict[str, Any]:
                 "scope_id": timer.scope_id,
                 "token": None if timer.token is UNSET else timer.token,
                 "signal": timer.signal,
+                "attributes": {} if timer.attributes is UNSET else timer.attributes,
                 "seconds_left": round(deadline_of(timer) - now.monotonic, 6),
             }
             for timer in view.timers
@@ -106,7 +108,10 @@ def _command(pid: int, width: int | None = COMMAND_WIDTH) -> str:
 
 
 def _printable(timer: Record) -> str:
-    return _visible(timer.scope_id)
+    scope = _visible(timer.scope_id)
+    if timer.attributes is UNSET or not timer.attributes:
+        return scope
+    return f"{scope}  {describe_attributes(timer.attributes)}"
 
 
 def _visible(text: str) -> str:

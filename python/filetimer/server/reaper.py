@@ -202,4 +202,5 @@ def timer_fields(
         "expiration_time": timer.expiration_time,
         "signal": signum,
         "late": None if now is None else now - deadline_of(timer),
+        "attributes": None if timer.attributes is UNSET else timer.attributes,
     }
