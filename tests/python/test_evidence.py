@@ -19,7 +19,7 @@ from support import PATIENCE, EventList, StartWorker, eventually
 import filetimer as timer
 from filetimer.evidence.model import Frame, Member, Stack
 from filetimer.evidence.stacks import ask_for_stacks, offers, parse_dump
-from filetimer.evidence.verdict import elsewhere, verdict
+from filetimer.evidence.verdict import elsewhere, verdict, where
 from filetimer.replay import find_journals, view_server
 from filetimer.runtime import runtime_directory, stacks_directory
 from filetimer.server import evidence as server_evidence
@@ -600,10 +600,16 @@ def test_a_dump_of_faulthandler() -> None:
     ]
 
 
+def _line(name: str) -> int:
+    return sum(map(ord, name))
+
+
 class TestVerdict:
     def members(self, *functions: str) -> list[Member]:
         return [
-            Member(100 + i, None, True, i, python=[Stack("0x1", [Frame(name, "m.py", 5)])])
+            Member(
+                100 + i, None, True, i, python=[Stack("0x1", [Frame(name, "m.py", _line(name))])]
+            )
             for i, name in enumerate(functions)
         ]
 
@@ -611,6 +617,27 @@ class TestVerdict:
         members = self.members("wait", "wait", "load", "wait")
         assert elsewhere(members) == [members[2]]
         assert verdict(members)[0] == "3 of 4 workers are at the same place: ranks 0, 1, 3"
+
+    def test_native_stacks_of_some_set_nobody_apart(self) -> None:
+        """py-spy is asked about one of each place, and says more of it than faulthandler does."""
+        members = self.members("wait", "wait", "load", "wait")
+        members[0].native = [
+            Stack(
+                "MainThread (tid 1)",
+                [
+                    Frame("0x7f00", "libc.so.6", 0, native=True),
+                    Frame("lock", "libpython.so", 0, native=True),
+                    Frame("Condition.wait", "m.py", _line("wait")),
+                ],
+            )
+        ]
+        assert elsewhere(members) == [members[2]]
+        assert where(members[0]) == "lock (libpython.so) < Condition.wait (m.py:437)"
+
+    def test_addresses_are_better_than_nothing(self) -> None:
+        (member,) = self.members("wait")
+        member.native = [Stack("MainThread", [Frame("0x7f00", "libc.so.6", 0, native=True)] * 5)]
+        assert where(member) == "0x7f00 (libc.so.6)"
 
     def test_all_wait(self) -> None:
         assert elsewhere(self.members("wait", "wait")) == []
