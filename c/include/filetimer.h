@@ -49,10 +49,11 @@
  * in the server's events, and in its report on a worker that hung.
  *
  * ```c
- * filetimer_attributes attributes = {0};
- * filetimer_attribute_int(&attributes, "rank", rank);
- * filetimer_attribute_string(&attributes, "device", "cuda:1");
- * filetimer_set_attributes(NULL, &attributes);   // of all timers that begin from now on
+ * filetimer_attributes about = {0, 0, ""};
+ * filetimer_attribute_int(&about, "rank", 3);
+ * filetimer_attribute_string(&about, "device", "cuda:1");
+ * filetimer_set_attributes(NULL, &about);   // of all timers that begin from now on
+ * might_hang();
  * ```
  *
  * C++ programs may prefer the guard of filetimer.hpp, which sits on top of this.
@@ -219,7 +220,7 @@
 
 /* -------------------------------------------------------------------- Types */
 
-/* Names and values that a timer shows to people. {0} is a valid, empty one. Copy
+/* Names and values that a timer shows to people. All zero is a valid, empty one. Copy
  * it as you like: one with the rank, and copies of it to which the step is added.
  * Its fields are private. */
 typedef struct filetimer_attributes {
@@ -968,10 +969,13 @@ FILETIMER_COLD_ char *filetimer_put_name_(char *out, const char *name)
 FILETIMER_COLD_ int filetimer_has_name_(const filetimer_attributes *attributes,
                                         const char *quoted, size_t length)
 {
-    size_t i;
-    for (i = 0; i + length <= attributes->length_; i++)
-        if (memcmp(attributes->text_ + i, quoted, length) == 0)
+    size_t i, same;
+    for (i = 0; i + length <= attributes->length_; i++) {
+        for (same = 0; same < length && attributes->text_[i + same] == quoted[same];)
+            same++;
+        if (same == length)
             return 1;
+    }
     return 0;
 }
 

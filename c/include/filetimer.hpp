@@ -25,16 +25,13 @@
 // might_hang();
 // guard.extend(1500ms);                                  // 1.5 s from now
 // might_hang();
-// ```
 //
-// What people are to see with a timer: names and values, of all timers or of one.
-//
-// ```cpp
+// // What people are to see with a timer: names and values, of all timers or of one.
 // filetimer::attributes about;
-// about.set("rank", rank).set("device", "cuda:1");
+// about.set("rank", 3).set("device", "cuda:1");
 // filetimer::set_attributes(about);
-// about.set("step", step);
-// filetimer::expires guard{60s, "step", about};
+// about.set("step", 120);
+// filetimer::expires inner{60s, "step", about};
 // ```
 #ifndef FILETIMER_HPP
 #define FILETIMER_HPP

@@ -25,7 +25,14 @@ from typing import Any, NamedTuple
 from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.events import Event
-from filetimer.server.journal import Chunk, old_path, own_events, read_history, read_journal
+from filetimer.server.journal import (
+    Chunk,
+    old_path,
+    own_events,
+    own_timers,
+    read_history,
+    read_journal,
+)
 from filetimer.server.recovery import replay_table
 from filetimer.server.sweep import is_alive
 from filetimer.server.timers import HELD_TOKEN, Host, Now, deadline_of
@@ -158,7 +165,8 @@ class History:
             return
         if chunk.start:
             self._decoder = LineDecoder()
-        for result in self._decoder.feed(chunk.data):
+        results = self._decoder.feed(chunk.data)
+        for result in own_timers(results) if chunk.start else results:
             if not isinstance(result, Record):
                 self.rejected[result.code] += 1
             elif result.token != HELD_TOKEN and not (chunk.start and self._knows(result)):

@@ -24,6 +24,7 @@ from filetimer.replay import find_journals, view_server
 from filetimer.runtime import runtime_directory, stacks_directory
 from filetimer.server import evidence as server_evidence
 from filetimer.server.loop import read_clocks
+from filetimer.server.timers import HELD_TOKEN
 
 StartServer = Callable[..., timer.FileTimerServer]
 
@@ -433,7 +434,7 @@ def test_a_server_that_dies_while_it_holds_leaves_the_kill_to_its_successor(
         view = view_server(journal, read_clocks())
         return [(t.scope_id, int(t.token)) for t in view.timers]  # type: ignore[arg-type]
 
-    eventually(lambda: scopes() == [("step", 2**53 - 1)])
+    eventually(lambda: scopes() == [("step", HELD_TOKEN)])
     keeper = os.open(fifo_path, os.O_RDWR)
     killed.kill()
     killed.wait()

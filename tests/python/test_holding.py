@@ -8,9 +8,10 @@ from support import EventList
 
 from filetimer.server.events import EventReporter
 from filetimer.server.findings import NO_FINDINGS, Findings
-from filetimer.server.timers import Host, Now
+from filetimer.server.journal import own_timers, timer_line
+from filetimer.server.timers import HELD_TOKEN, Host, Now, Worker
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Record
+from filetimer.wire.decoder import LineDecoder, Record
 
 BUDGET = 3.0
 FINDINGS = Findings("/evidence/report.txt", "read (libc.so.6)")
@@ -162,6 +163,33 @@ def test_timers_that_expire_meanwhile_begin_no_second_collection() -> None:
     assert world.collector.begun == [50]
     world.enforce(10.0 + BUDGET)
     assert world.kills() == [(50, "step", None)]
+
+
+def test_a_client_with_the_largest_token_is_a_client() -> None:
+    """The server's own timers have one that no record can carry."""
+    world = World(50, 51)
+    for pid, signal in ((50, 15), (51, 0)):
+        record = Record(2, pid, "step", 10.0, signal, deadline=10.0, token=2**53 - 1)
+        world.watchdog.receive([record], Now(0.0, 0.0))
+    world.enforce(10.0)
+    assert [event.pid for event in world.events.named("timer expired")] == [50, 51]
+    assert (world.collector.begun, world.processes[51].signals) == ([50], [])
+    world.release(50)
+    world.enforce(10.0 + BUDGET)
+    assert [world.processes[pid].signals for pid in (50, 51)] == [[15], []]
+
+
+def test_the_journal_tells_what_is_held_from_what_a_client_sent() -> None:
+    worker = Worker(VirtualProcess(50))
+    timers = [
+        Record(2, 50, "step", 10.0, 15, deadline=10.0, token=token)
+        for token in (HELD_TOKEN, 2**53 - 1, 0)
+    ]
+    lines = b"".join(timer_line(worker, timer) for timer in timers)
+    assert list(own_timers(LineDecoder().feed(lines))) == timers
+    sent = lines.replace(b'"version": 2,', b'"version": %d,' % (2**53 - 1))
+    received = LineDecoder().feed(sent)  # whatever version a client writes
+    assert all(isinstance(r, Record) and r.token != HELD_TOKEN for r in received)
 
 
 def test_a_timer_that_only_reports_is_not_held() -> None:

@@ -28,8 +28,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from filetimer.server.timers import Now, Worker
-from filetimer.wire.decoder import UNSET, Record
+from filetimer.server.timers import HELD_TOKEN, Now, Worker
+from filetimer.wire.decoder import UNSET, Record, Rejection
 
 __all__ = [
     "CHUNK_LINE",
@@ -44,6 +44,7 @@ __all__ = [
     "old_path",
     "own_events",
     "own_records",
+    "own_timers",
     "read_history",
     "read_journal",
     "timer_line",
@@ -82,6 +83,7 @@ def own_records(chunk: Chunk) -> bytes:
 
 CHUNK_LINE = len(chunk_line(0, Now(0.0, 0.0)))
 _HEADER = b'{"journal": '
+HELD_VERSION = 2**53 - 1  # of a record in our own lines: its timer has a token that no record has
 
 
 def journal_header(
@@ -347,7 +349,7 @@ def boot_id() -> str:
 
 
 def timer_line(worker: Worker[Any], timer: Record) -> bytes:
-    """A timer as a record that would set it again, for this very process."""
+    """A timer as a record that would set it again, for this very process: :func:`own_timers`."""
     record: dict[str, Any] = {
         "version": 2,
         "pid": timer.pid,
@@ -358,11 +360,21 @@ def timer_line(worker: Worker[Any], timer: Record) -> bytes:
     }
     if worker.start_time is not None:
         record["start_time"] = worker.start_time
-    if timer.token is not UNSET:
+    if timer.token == HELD_TOKEN:
+        record["version"] = HELD_VERSION
+    elif timer.token is not UNSET:
         record["token"] = timer.token
     if timer.attributes is not UNSET:
         record["attributes"] = timer.attributes
     return json.dumps(record).encode("ascii") + b"\n"
+
+
+def own_timers(results: Iterable[Record | Rejection]) -> Iterable[Record | Rejection]:
+    """What was decoded from :func:`timer_line`'s lines, as it was."""
+    for result in results:
+        if isinstance(result, Record) and result.version == HELD_VERSION:
+            result.version, result.token = 2, HELD_TOKEN
+        yield result
 
 
 def _to_lines(workers: Iterable[Worker[Any]]) -> Iterator[bytes]:

@@ -10,13 +10,20 @@ release may have been lost with it.  In that last case nobody may be killed on w
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from filetimer.server.journal import Chunk, JournalError, boot_id, own_records, read_journal
+from filetimer.server.journal import (
+    Chunk,
+    JournalError,
+    boot_id,
+    own_records,
+    own_timers,
+    read_journal,
+)
 from filetimer.server.process import TICK, ProcessHandle, open_process, started_at
 from filetimer.server.timers import Host, Now, TimerTable, Worker
-from filetimer.wire.decoder import LineDecoder, Record
+from filetimer.wire.decoder import LineDecoder, Record, Rejection
 
 __all__ = ["Recovered", "disarm", "recover", "replay_table"]
 
@@ -81,6 +88,7 @@ def replay_table(
         host, open_process, _Silent(), too_young=too_young
     )
     decoder = LineDecoder()
+    results: Iterable[Record | Rejection]
     for i, chunk in enumerate(chunks):
         received = chunk.now
         read_by = chunks[i + 1].now.monotonic if i + 1 < len(chunks) else ended
@@ -88,7 +96,9 @@ def replay_table(
         # after the last chunk the server may have died before it acted, so that is still to do.
         if chunk.own:
             table.expire(received.monotonic)
-            results = LineDecoder().feed(own_records(chunk))
+            results = own_timers(LineDecoder().feed(own_records(chunk)))
+        elif chunk.start:
+            results = own_timers(decoder.feed(chunk.data))
         else:
             results = decoder.feed(chunk.data)
         for result in results:

@@ -33,10 +33,10 @@ __all__ = [
 Key = str | tuple[str, int]
 """Within a worker: the scope, or the scope and the token (SPEC S-2)."""
 
-HELD_TOKEN = 2**53 - 1
+HELD_TOKEN = 2**53
 """The token of a timer that the server sets itself: when a held-back signal is due at the latest.
 
-Clients count up from a random start of 52 bits, or draw 53 of them (SPEC C-8): none has it.
+It is one more than the largest that a record can carry (SPEC R-3): no client can name the timer.
 """
 
 # SPEC X-1: valid records, too, must not fill the memory.
