@@ -1848,21 +1848,9 @@ FILETIMER_APART_ int filetimer_begin_configured_(filetimer_handle *handle,
     return filetimer_arm_handle_(handle, process, after, wait);
 }
 
-FILETIMER_THIN_ int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
-                                     const char *scope, size_t length, double after, double wait)
-{
-    const int usable = filetimer_pick_(&client, wait);
-    handle->client = NULL;
-    handle->armed = 0;
-    handle->error = usable < 0 ? usable : 0;
-    return usable > 0
-               ? filetimer_begin_configured_(handle, client, scope, length, after, wait, NULL)
-               : usable;
-}
-
-FILETIMER_API int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
-                                          const char *scope, size_t length, double after,
-                                          double wait, const filetimer_attributes *attributes)
+FILETIMER_THIN_ int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
+                                            const char *scope, size_t length, double after,
+                                            double wait, const filetimer_attributes *attributes)
 {
     const int usable = filetimer_pick_(&client, wait);
     handle->client = NULL;
@@ -1871,6 +1859,12 @@ FILETIMER_API int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_cl
     return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait,
                                                     attributes)
                       : usable;
+}
+
+FILETIMER_THIN_ int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
+                                     const char *scope, size_t length, double after, double wait)
+{
+    return filetimer_begin_with_n_(handle, client, scope, length, after, wait, NULL);
 }
 
 FILETIMER_API int filetimer_extend_(filetimer_handle *handle, double after, double wait)

@@ -44,7 +44,8 @@ def _innermost(member: Member) -> list[Frame]:
 
 def _named(frames: list[Frame]) -> list[Frame]:
     """Without those of which only the address is known, unless that is all that is known."""
-    return [frame for frame in frames if not frame.function.startswith("0x")] or frames[:1]
+    named = [frame for frame in frames if not frame.function.startswith(("0x", "???"))]
+    return named or frames[:1]
 
 
 def where(member: Member) -> str | None:
