@@ -16,7 +16,12 @@ FUZZ_SECONDS ?= 600
 FUZZ := build/fuzz
 ALONE := unshare $(if $(filter-out 0,$(shell id -u)),--user --map-root-user) --pid --fork --mount-proc --kill-child
 
+# What `make bench` compares with, where it can be installed; `make bench TORCH=` does without.
+TORCH  ?= torch==2.13.0
+BENCH  := PYTHONPATH=tests $(BIN)/python -m bench
+
 .PHONY: help demo demo-c test lint wheel clean fuzz fuzz-quick fuzz-wire fuzz-table fuzz-encoder fuzz-server
+.PHONY: bench bench-quick bench-smoke bench-record bench-readme
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -64,6 +69,22 @@ $(FUZZ)/.atheris: $(STAMP)
 	@mkdir -p $(@D)
 	@touch $@
 
+bench: $(STAMP)-bench  ## measure everything beside torch, under ten minutes; build/bench.md, .json
+	$(BENCH)
+
+bench-quick: $(STAMP)-bench  ## the same with fewer rounds, under two minutes
+	$(BENCH) --quick
+
+bench-smoke: $(STAMP)  ## that the suite works; instructions of the C client beside the recorded ones
+	$(BIN)/python -m pytest tests/bench
+	$(BENCH) --instructions check
+
+bench-record: $(STAMP)  ## record the instructions of the C client, after a change that is meant
+	$(BENCH) --instructions record
+
+bench-readme:    ## put the table of the last `make bench` into README.md
+	$(BENCH) --readme
+
 # The wheel is tried as its users get it: alone in a fresh environment.
 wheel:           ## build sdist and wheel, repair the wheel, and test what it installs
 	rm -rf build/wheel dist
@@ -82,6 +103,10 @@ clean:           ## remove what was made
 $(STAMP): pyproject.toml setup.py $(wildcard c/cffi/*) c/include/filetimer.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(QUIET) --editable '.[test,lint]'
+	@touch $@
+
+$(STAMP)-bench: $(STAMP)
+	test -z "$(TORCH)" || $(BIN)/python -m pip install $(QUIET) $(TORCH)
 	@touch $@
 
 $(DEMO): pyproject.toml setup.py $(wildcard c/cffi/*) c/include/filetimer.h

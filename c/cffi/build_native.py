@@ -20,9 +20,12 @@ typedef struct {
     ...;
 } filetimer_handle;
 
+typedef struct { ...; } filetimer_attributes;
+
 typedef struct {
     filetimer_client *client;
     int64_t deadline_us;
+    filetimer_attributes attributes;
     size_t length;
     char text[];
 } native_scope;
@@ -34,6 +37,7 @@ static char *const FILETIMER_VERSION;
 int filetimer_init(filetimer_client *, const char *path, int signum, unsigned flags);
 void keep_open_if_locked(filetimer_client *);
 void close_pipe(filetimer_client *);
+void set_attributes(native_scope *, const char *text, size_t length);
 
 int quick_acquire(native_scope *, double expiration_time);
 int quick_release(native_scope *);

@@ -39,9 +39,17 @@ static inline int native_is_quick(const char *function, size_t size)
 typedef struct native_scope {
     filetimer_client *client;
     int64_t deadline_us; /* of its plain timer; 0: it has none that we know of */
+    filetimer_attributes attributes;
     size_t length;
     char text[]; /* UTF-8 */
 } native_scope;
+
+/* `text` is a JSON object that was checked, without its braces. */
+static void set_attributes(native_scope *scope, const char *text, size_t length)
+{
+    memcpy(scope->attributes.text_, text, length);
+    scope->attributes.length_ = (unsigned)length;
+}
 
 static int native_is_finite(double x)
 {
@@ -65,7 +73,8 @@ static int acquire(native_scope *scope, double expiration_time, double wait)
         return -EINVAL;
     after = expiration_time - (double)filetimer_clock_us_(CLOCK_REALTIME) / 1e6;
     result = filetimer_arm_(scope->client, filetimer_process_now_(&spare), scope->text,
-                            scope->length, native_at_once(after), wait, -1, &deadline_us);
+                            scope->length, native_at_once(after), wait, -1,
+                            &scope->attributes, &deadline_us);
     if (result > 0)
         __atomic_store_n(&scope->deadline_us, deadline_us, __ATOMIC_RELAXED);
     return result;
@@ -83,8 +92,8 @@ static int begin(filetimer_handle *timer, native_scope *scope, double after, dou
 {
     if (!native_is_finite(after))
         return -EINVAL;
-    return filetimer_begin_n(timer, scope->client, scope->text, scope->length,
-                             native_at_once(after), wait);
+    return filetimer_begin_with_n_(timer, scope->client, scope->text, scope->length,
+                                   native_at_once(after), wait, &scope->attributes);
 }
 
 static int extend(filetimer_handle *timer, double after, double wait)

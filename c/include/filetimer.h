@@ -45,6 +45,17 @@
  * filetimer_close(&client);
  * ```
  *
+ * Timers can say more of themselves, for people: it is shown in `filetimer list`,
+ * in the server's events, and in its report on a worker that hung.
+ *
+ * ```c
+ * filetimer_attributes about = {0, 0, ""};
+ * filetimer_attribute_int(&about, "rank", 3);
+ * filetimer_attribute_string(&about, "device", "cuda:1");
+ * filetimer_set_attributes(NULL, &about);   // of all timers that begin from now on
+ * might_hang();
+ * ```
+ *
  * C++ programs may prefer the guard of filetimer.hpp, which sits on top of this.
  * "SPEC X-n" in comments is a requirement of protocol/SPEC.md.
  *
@@ -201,12 +212,22 @@
 #define FILETIMER_RECORD_MAX 512
 #endif
 
+#define FILETIMER_ATTRIBUTES_MAX 256 /* bytes of all attributes of a timer (SPEC R-12) */
 #define FILETIMER_PATH_MAX 4096      /* bytes of a path, terminating NUL included */
 #define FILETIMER_WAIT_SECONDS 1.0   /* how long a call waits on a full pipe, unless told */
 #define FILETIMER_DEFAULT_WAIT (-1.0) /* as an argument: what the client says */
 #define FILETIMER_LONGEST 1.0e9      /* timers beyond these seconds are cut down to them */
 
 /* -------------------------------------------------------------------- Types */
+
+/* Names and values that a timer shows to people. All zero is a valid, empty one. Copy
+ * it as you like: one with the rank, and copies of it to which the step is added.
+ * Its fields are private. */
+typedef struct filetimer_attributes {
+    unsigned length_;
+    unsigned count_;
+    char text_[FILETIMER_ATTRIBUTES_MAX]; /* "rank": 3, "device": "cuda:1" */
+} filetimer_attributes;
 
 /* A client: one pipe, one descriptor. Allocate it as you like; {0} is a valid
  * client that is not configured. Neither copy nor move it once initialised. Its
@@ -220,17 +241,20 @@ typedef struct filetimer_client {
     int fd_;             /* the descriptor, -1 before the first one */
     int signal_;         /* what the server is to send */
     unsigned flags_;
+    filetimer_attributes attributes_;
     char path_[FILETIMER_PATH_MAX];
 } filetimer_client;
 
 /* A timer of its own: it carries a token, so that neither another thread nor a
  * recursion in the same scope ends it by mistake (SPEC C-8). {0} is a valid
  * handle without a timer. You may read `error`, `armed`, `token` and
- * `deadline_us`; the scope's text is not copied and must outlive the handle. */
+ * `deadline_us`; the scope's text is not copied and must outlive the handle, as
+ * must its attributes. */
 typedef struct filetimer_handle {
     filetimer_client *client;
     const char *scope;
     size_t scope_length;
+    const filetimer_attributes *attributes; /* NULL: the client's */
     uint64_t owner;       /* the process that armed it */
     int64_t token;
     int64_t deadline_us;  /* CLOCK_MONOTONIC in microseconds */
@@ -263,12 +287,15 @@ typedef struct filetimer_record {
  * namespace that tells FILETIMER_DISABLE apart, as the one definition rule asks.
  * COLD_ is run once a process or on trouble. HOT_ is run for each record: without
  * it GCC takes what is called from a program's main for rare, and compiles it for
- * size, with real divisions. APART_ is HOT_, and not to be inlined. */
+ * size, with real divisions. APART_ is HOT_, and not to be inlined. THIN_ is all
+ * that an unconfigured program executes, a load and a branch: always inlined, for
+ * a call costs it four times as much. */
 #if defined(__cplusplus)
 #define FILETIMER_API inline __attribute__((visibility("hidden")))
 #define FILETIMER_COLD_ inline __attribute__((visibility("hidden"), cold))
 #define FILETIMER_HOT_ inline __attribute__((visibility("hidden"), hot))
 #define FILETIMER_APART_ FILETIMER_HOT_
+#define FILETIMER_THIN_ inline __attribute__((visibility("hidden"), always_inline))
 #if defined(FILETIMER_DISABLE)
 inline namespace filetimer_abi1_disabled {
 #else
@@ -279,6 +306,7 @@ inline namespace filetimer_abi1 {
 #define FILETIMER_COLD_ static __attribute__((unused, noinline, cold))
 #define FILETIMER_HOT_ static inline __attribute__((unused, hot))
 #define FILETIMER_APART_ static __attribute__((unused, hot, noinline))
+#define FILETIMER_THIN_ static inline __attribute__((unused, always_inline))
 #endif
 
 /* Wherever a `client` is asked for, NULL is the process-wide default client. It
@@ -316,6 +344,23 @@ FILETIMER_API int filetimer_configured(filetimer_client *client);
  * threads use the client. */
 FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds);
 
+/* Add an attribute, whose name must not be there yet. Pure: they touch nothing
+ * but their arguments. The name is any non-empty text, as that of a scope.
+ * Return 1; -EMSGSIZE when there would be more than 8, or more than
+ * FILETIMER_ATTRIBUTES_MAX bytes, -EEXIST for a name that is there, -EINVAL for
+ * an empty one, and for an integer of 2^53 or more (SPEC R-3); these change
+ * nothing. */
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value);
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value);
+
+/* What all timers of the client that begin from now on say of themselves; they
+ * are copied; NULL: nothing. Call it while no other thread uses the client.
+ * Returns 1, or 0 when the client is not configured. */
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes);
+
 /* Close the client's descriptor; it is then not configured. Its timers stay with
  * the server. Nobody else may use the client meanwhile or after. */
 FILETIMER_API void filetimer_close(filetimer_client *client);
@@ -335,6 +380,12 @@ FILETIMER_API int filetimer_release(filetimer_client *client, const char *scope)
  * may be passed to filetimer_end without looking. */
 FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *client,
                                   const char *scope, double after);
+
+/* The same, with attributes of its own in place of the client's. They are not
+ * copied, and must outlive the handle; an extend sends what they are by then. */
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes);
 
 /* Move the deadline to `after` seconds from now. If that fails the timer keeps
  * its old deadline. Arms a handle whose begin has failed, or that was ended; 0
@@ -471,6 +522,27 @@ FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds)
     (void)client, (void)seconds;
 }
 
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value)
+{
+    (void)attributes, (void)name, (void)value;
+    return 0;
+}
+
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value)
+{
+    (void)attributes, (void)name, (void)value;
+    return 0;
+}
+
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes)
+{
+    (void)client, (void)attributes;
+    return 0;
+}
+
 FILETIMER_API void filetimer_close(filetimer_client *client)
 {
     (void)client;
@@ -496,6 +568,7 @@ FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *
     handle->client = client;
     handle->scope = scope;
     handle->scope_length = length;
+    handle->attributes = NULL;
     handle->owner = 0;
     handle->token = -1;
     handle->deadline_us = 0;
@@ -518,6 +591,22 @@ FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *cl
                                   const char *scope, double after)
 {
     return filetimer_begin_n(handle, client, scope, 0, after, 0);
+}
+
+FILETIMER_API int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
+                                          const char *scope, size_t length, double after,
+                                          double wait, const filetimer_attributes *attributes)
+{
+    const int result = filetimer_begin_n(handle, client, scope, length, after, wait);
+    handle->attributes = attributes;
+    return result;
+}
+
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes)
+{
+    return filetimer_begin_with_n_(handle, client, scope, 0, after, 0, attributes);
 }
 
 FILETIMER_API int filetimer_extend(filetimer_handle *handle, double after)
@@ -864,6 +953,95 @@ FILETIMER_HOT_ int filetimer_encode_release_(filetimer_line_ *line, const fileti
     char *out = filetimer_put_start_(line, self, scope, length);
     out = FILETIMER_PUT_(out, "\", \"expiration_time\": -1, \"signal\": 0"); /* SPEC R-9 */
     return filetimer_finish_(line, out, self, token);
+}
+
+/* ------------------------------------------------------ Encoding: attributes */
+
+/* One pair under construction: two strings that may each be one character over
+ * FILETIMER_ATTRIBUTES_MAX, which put_string_ notices late, and what is around. */
+#define FILETIMER_PAIR_ROOM_ (2 * FILETIMER_ATTRIBUTES_MAX + 64)
+
+/* `"name": `, where the value is to go; NULL where the name is too long. */
+FILETIMER_COLD_ char *filetimer_put_name_(char *out, const char *name)
+{
+    char *const limit = out + FILETIMER_ATTRIBUTES_MAX;
+    *out++ = '"';
+    out = filetimer_put_string_(out, FILETIMER_ATTRIBUTES_MAX, name, strlen(name));
+    return out < limit ? FILETIMER_PUT_(out, "\": ") : NULL;
+}
+
+/* Quotes in text are escaped as \u0022: what looks like a name in the text is one. */
+FILETIMER_COLD_ int filetimer_has_name_(const filetimer_attributes *attributes,
+                                        const char *quoted, size_t length)
+{
+    size_t i, same;
+    for (i = 0; i + length <= attributes->length_; i++) {
+        for (same = 0; same < length && attributes->text_[i + same] == quoted[same];)
+            same++;
+        if (same == length)
+            return 1;
+    }
+    return 0;
+}
+
+FILETIMER_COLD_ int filetimer_add_pair_(filetimer_attributes *attributes, const char *pair,
+                                        size_t name_length, size_t length)
+{
+    const unsigned comma = attributes->length_ > 0 ? 2 : 0;
+    if (filetimer_has_name_(attributes, pair, name_length))
+        return -EEXIST;
+    /* The two braces are counted, too. */
+    if (attributes->count_ >= 8 ||
+        attributes->length_ + comma + length + 2 > FILETIMER_ATTRIBUTES_MAX)
+        return -EMSGSIZE;
+    memcpy(attributes->text_ + attributes->length_, ", ", comma);
+    memcpy(attributes->text_ + attributes->length_ + comma, pair, length);
+    attributes->length_ += comma + (unsigned)length;
+    attributes->count_++;
+    return 1;
+}
+
+FILETIMER_API int filetimer_attribute_int(filetimer_attributes *attributes, const char *name,
+                                          int64_t value)
+{
+    const int64_t limit = (int64_t)1 << 53; /* SPEC R-3 */
+    char pair[FILETIMER_PAIR_ROOM_], *out;
+    size_t name_length;
+    if (name == NULL || *name == '\0' || value >= limit || value <= -limit)
+        return -EINVAL;
+    if ((out = filetimer_put_name_(pair, name)) == NULL)
+        return -EMSGSIZE;
+    name_length = (size_t)(out - pair);
+    out = filetimer_put_integer_(out, value);
+    return filetimer_add_pair_(attributes, pair, name_length, (size_t)(out - pair));
+}
+
+FILETIMER_API int filetimer_attribute_string(filetimer_attributes *attributes, const char *name,
+                                             const char *value)
+{
+    char pair[FILETIMER_PAIR_ROOM_], *out;
+    size_t name_length;
+    if (name == NULL || *name == '\0' || value == NULL)
+        return -EINVAL;
+    if ((out = filetimer_put_name_(pair, name)) == NULL)
+        return -EMSGSIZE;
+    name_length = (size_t)(out - pair);
+    *out++ = '"';
+    out = filetimer_put_string_(out, FILETIMER_ATTRIBUTES_MAX, value, strlen(value));
+    *out++ = '"';
+    return filetimer_add_pair_(attributes, pair, name_length, (size_t)(out - pair));
+}
+
+/* Put them behind the last field of an acquire that is complete (SPEC R-12). */
+FILETIMER_COLD_ int filetimer_add_attributes_(filetimer_line_ *line,
+                                              const filetimer_attributes *attributes)
+{
+    char *out = line->text + line->length - (sizeof "}\n" - 1);
+    out = FILETIMER_PUT_(out, ", \"attributes\": {");
+    memcpy(out, attributes->text_, attributes->length_);
+    out = FILETIMER_PUT_(out + attributes->length_, "}}\n");
+    line->length = (size_t)(out - line->text);
+    return line->length <= FILETIMER_RECORD_MAX ? (int)line->length : -EMSGSIZE; /* SPEC F-2 */
 }
 
 FILETIMER_API int filetimer_encode(char *buffer, size_t size, const filetimer_record *record)
@@ -1419,6 +1597,7 @@ FILETIMER_COLD_ int filetimer_set_up_(filetimer_client *client, const char *path
     client->flags_ = flags;
     client->wait_us_ = filetimer_to_us_(FILETIMER_WAIT_SECONDS);
     client->device_ = client->inode_ = 0;
+    client->attributes_.length_ = client->attributes_.count_ = 0;
     client->owner_ = filetimer_process_now_(&spare)->self.identity;
     client->path_[0] = '\0';
     if (path == NULL || *path == '\0')
@@ -1493,7 +1672,7 @@ FILETIMER_API filetimer_patience_ filetimer_patience_for_(const filetimer_client
 }
 
 /* 1: *client is a client to send with; 0: not configured; < 0: -EAGAIN. */
-FILETIMER_API int filetimer_pick_(filetimer_client **client, double wait)
+FILETIMER_THIN_ int filetimer_pick_(filetimer_client **client, double wait)
 {
     const int is_default = *client == NULL;
     uint64_t state;
@@ -1540,6 +1719,19 @@ FILETIMER_API void filetimer_set_wait(filetimer_client *client, double seconds)
         client->wait_us_ = us >= 0 ? us : filetimer_to_us_(FILETIMER_WAIT_SECONDS);
 }
 
+FILETIMER_API int filetimer_set_attributes(filetimer_client *client,
+                                           const filetimer_attributes *attributes)
+{
+    const int usable = filetimer_pick_(&client, FILETIMER_DEFAULT_WAIT);
+    if (usable <= 0)
+        return usable;
+    if (attributes != NULL)
+        client->attributes_ = *attributes;
+    else
+        client->attributes_.length_ = client->attributes_.count_ = 0;
+    return 1;
+}
+
 FILETIMER_API void filetimer_close(filetimer_client *client)
 {
     const int saved = errno;
@@ -1561,7 +1753,8 @@ FILETIMER_API void filetimer_close(filetimer_client *client)
 /* Send an acquire. On success *deadline_us is when it expires. */
 FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *process,
                                  const char *scope, size_t length, double after, double wait,
-                                 int64_t token, int64_t *deadline_us)
+                                 int64_t token, const filetimer_attributes *attributes,
+                                 int64_t *deadline_us)
 {
     filetimer_patience_ patience = filetimer_patience_for_(client, wait);
     const int64_t after_us = filetimer_to_us_(after);
@@ -1576,6 +1769,10 @@ FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *
     result = filetimer_encode_acquire_(&line, &process->self, scope, length,
                                        filetimer_clock_us_(CLOCK_REALTIME) + after_us,
                                        client->signal_, deadline, token);
+    if (attributes == NULL)
+        attributes = &client->attributes_;
+    if (result > 0 && attributes->length_ > 0)
+        result = filetimer_add_attributes_(&line, attributes);
     if (result < 0)
         return result;
     result = filetimer_send_(client, &line, process->self.identity, patience);
@@ -1607,7 +1804,7 @@ FILETIMER_HOT_ int filetimer_acquire_n(filetimer_client *client, const char *sco
     if (usable <= 0)
         return usable;
     return filetimer_arm_(client, filetimer_process_now_(&spare), scope, length, after, wait, -1,
-                          &deadline_us);
+                          NULL, &deadline_us);
 }
 
 FILETIMER_HOT_ int filetimer_release_n(filetimer_client *client, const char *scope, size_t length,
@@ -1629,7 +1826,7 @@ FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_pro
 {
     const int result =
         filetimer_arm_(handle->client, process, handle->scope, handle->scope_length, after, wait,
-                       handle->token, &handle->deadline_us);
+                       handle->token, handle->attributes, &handle->deadline_us);
     if (result > 0)
         handle->armed = 1;
     handle->error = result < 0 ? result : 0;
@@ -1638,28 +1835,37 @@ FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_pro
 
 FILETIMER_APART_ int filetimer_begin_configured_(filetimer_handle *handle,
                                                  filetimer_client *client, const char *scope,
-                                                 size_t length, double after, double wait)
+                                                 size_t length, double after, double wait,
+                                                 const filetimer_attributes *attributes)
 {
     filetimer_process_ spare, *process = filetimer_process_now_(&spare);
     handle->client = client;
     handle->scope = scope;
     handle->scope_length = length;
+    handle->attributes = attributes;
     handle->owner = process->self.identity;
     handle->token = filetimer_new_token_(process);
     handle->deadline_us = 0;
     return filetimer_arm_handle_(handle, process, after, wait);
 }
 
-/* Small enough to be inlined: all that an unconfigured program executes. */
-FILETIMER_API int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
-                                    const char *scope, size_t length, double after, double wait)
+FILETIMER_THIN_ int filetimer_begin_with_n_(filetimer_handle *handle, filetimer_client *client,
+                                            const char *scope, size_t length, double after,
+                                            double wait, const filetimer_attributes *attributes)
 {
     const int usable = filetimer_pick_(&client, wait);
     handle->client = NULL;
     handle->armed = 0;
     handle->error = usable < 0 ? usable : 0;
-    return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait)
+    return usable > 0 ? filetimer_begin_configured_(handle, client, scope, length, after, wait,
+                                                    attributes)
                       : usable;
+}
+
+FILETIMER_THIN_ int filetimer_begin_n(filetimer_handle *handle, filetimer_client *client,
+                                     const char *scope, size_t length, double after, double wait)
+{
+    return filetimer_begin_with_n_(handle, client, scope, length, after, wait, NULL);
 }
 
 FILETIMER_API int filetimer_extend_(filetimer_handle *handle, double after, double wait)
@@ -1696,14 +1902,14 @@ FILETIMER_API int filetimer_extend(filetimer_handle *handle, double after)
     return filetimer_extend_(handle, after, FILETIMER_DEFAULT_WAIT);
 }
 
-FILETIMER_API int filetimer_end(filetimer_handle *handle)
+FILETIMER_THIN_ int filetimer_end(filetimer_handle *handle)
 {
     return handle->armed ? filetimer_end_armed_(handle, INT64_MAX / 2) : 0;
 }
 
 /* ---------------------------------------------------------------- Shorthands */
 
-FILETIMER_API size_t filetimer_length_(const char *scope)
+FILETIMER_THIN_ size_t filetimer_length_(const char *scope)
 {
     return scope != NULL ? strlen(scope) : 0;
 }
@@ -1719,11 +1925,19 @@ FILETIMER_API int filetimer_release(filetimer_client *client, const char *scope)
     return filetimer_release_n(client, scope, filetimer_length_(scope), FILETIMER_DEFAULT_WAIT);
 }
 
-FILETIMER_API int filetimer_begin(filetimer_handle *handle, filetimer_client *client,
-                                  const char *scope, double after)
+FILETIMER_THIN_ int filetimer_begin(filetimer_handle *handle, filetimer_client *client,
+                                   const char *scope, double after)
 {
     return filetimer_begin_n(handle, client, scope, filetimer_length_(scope), after,
                              FILETIMER_DEFAULT_WAIT);
+}
+
+FILETIMER_API int filetimer_begin_with(filetimer_handle *handle, filetimer_client *client,
+                                       const char *scope, double after,
+                                       const filetimer_attributes *attributes)
+{
+    return filetimer_begin_with_n_(handle, client, scope, filetimer_length_(scope), after,
+                                   FILETIMER_DEFAULT_WAIT, attributes);
 }
 
 FILETIMER_API int filetimer_try_acquire(filetimer_client *client, const char *scope, double after)
@@ -1754,15 +1968,15 @@ FILETIMER_API int filetimer_try_end(filetimer_handle *handle)
 
 #endif /* FILETIMER_DISABLE */
 
-FILETIMER_API filetimer_handle *filetimer_begun_(filetimer_handle *handle,
-                                                 filetimer_client *client, const char *scope,
-                                                 double after)
+FILETIMER_THIN_ filetimer_handle *filetimer_begun_(filetimer_handle *handle,
+                                                  filetimer_client *client, const char *scope,
+                                                  double after)
 {
     filetimer_begin(handle, client, scope, after);
     return handle;
 }
 
-FILETIMER_API void filetimer_cleanup_(filetimer_handle *handle)
+FILETIMER_THIN_ void filetimer_cleanup_(filetimer_handle *handle)
 {
     filetimer_end(handle);
 }

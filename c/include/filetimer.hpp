@@ -25,6 +25,13 @@
 // might_hang();
 // guard.extend(1500ms);                                  // 1.5 s from now
 // might_hang();
+//
+// // What people are to see with a timer: names and values, of all timers or of one.
+// filetimer::attributes about;
+// about.set("rank", 3).set("device", "cuda:1");
+// filetimer::set_attributes(about);
+// about.set("step", 120);
+// filetimer::expires inner{60s, "step", about};
 // ```
 #ifndef FILETIMER_HPP
 #define FILETIMER_HPP
@@ -37,9 +44,11 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #if defined(__has_include)
 #if __has_include(<version>)
 #include <version>
@@ -79,6 +88,43 @@ private:
 };
 #endif
 
+// Names and values that a timer shows to people; at most eight, and 256 bytes.
+class attributes {
+public:
+    // Add one. A name stays what it was set to first. See error().
+    attributes& set(const char* name, const char* value) noexcept
+    {
+        return keep(filetimer_attribute_string(&attributes_, name, value));
+    }
+    template <class Integer, std::enable_if_t<std::is_integral_v<Integer>, int> = 0>
+    attributes& set(const char* name, Integer value) noexcept
+    {
+        return keep(filetimer_attribute_int(&attributes_, name,
+                                            static_cast<std::int64_t>(value)));
+    }
+
+    // Why the first one that was not added was not.
+    std::error_code error() const noexcept { return {-error_, std::generic_category()}; }
+    const filetimer_attributes* get() const noexcept { return &attributes_; }
+
+private:
+    filetimer_attributes attributes_{};
+    int error_{0};
+
+    attributes& keep(int result) noexcept
+    {
+        if (result < 0 && error_ == 0)
+            error_ = result;
+        return *this;
+    }
+};
+
+// What all timers of the default client that begin from now on say of themselves.
+inline void set_attributes(const attributes& about) noexcept
+{
+    filetimer_set_attributes(nullptr, about.get());
+}
+
 // A client of one's own, for another pipe or another signal than the default's.
 // It must outlive its guards.
 class client {
@@ -100,6 +146,9 @@ public:
     }
     bool configured() noexcept { return filetimer_configured(&client_) > 0; }
     filetimer_client* get() noexcept { return &client_; }
+
+    // What all its timers that begin from now on say of themselves.
+    void set(const attributes& about) noexcept { filetimer_set_attributes(&client_, about.get()); }
 
 private:
     filetimer_client client_;
@@ -138,6 +187,20 @@ public:
     expires(std::chrono::duration<Rep, Period> after, std::string_view scope, client& on) noexcept
     {
         begin(seconds(after), on.get(), scope);
+    }
+
+    // With attributes of its own in place of the client's; `about` must outlive it.
+    template <class Rep, class Period>
+    expires(std::chrono::duration<Rep, Period> after, std::string_view scope,
+            const attributes& about) noexcept
+    {
+        begin(seconds(after), nullptr, scope, about.get());
+    }
+    template <class Rep, class Period>
+    expires(std::chrono::duration<Rep, Period> after, std::string_view scope, client& on,
+            const attributes& about) noexcept
+    {
+        begin(seconds(after), on.get(), scope, about.get());
     }
 
     ~expires() { filetimer_end(&timer_); }
@@ -190,7 +253,8 @@ private:
     }
 
     // Every constructor ends here: all of timer_ is set, whatever the result.
-    void begin(double after, filetimer_client* on, std::string_view scope) noexcept
+    void begin(double after, filetimer_client* on, std::string_view scope,
+               const filetimer_attributes* about = nullptr) noexcept
     {
         if (scope.size() > scope_max) {
             timer_ = filetimer_handle{};
@@ -199,7 +263,8 @@ private:
         }
         if (scope.data() != scope_)
             std::memcpy(scope_, scope.data(), scope.size());
-        filetimer_begin_n(&timer_, on, scope_, scope.size(), after, FILETIMER_DEFAULT_WAIT);
+        filetimer_begin_with_n_(&timer_, on, scope_, scope.size(), after, FILETIMER_DEFAULT_WAIT,
+                                about);
     }
 
     // file#line, written from its end.

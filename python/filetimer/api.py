@@ -15,10 +15,11 @@ import abc
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 __all__ = [
+    "Attributes",
     "RequestQueue",
     "TimerClient",
     "TimerHandle",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("filetimer")
+
+
+Attributes = Mapping[str, "str | int | float | bool"]
 
 
 class TimerRequest:
@@ -80,15 +84,27 @@ class TimerClient(abc.ABC):
     def release(self, scope_id: str) -> None:
         """Take the worker's timer of this scope back."""
 
-    def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
+    def begin(
+        self,
+        scope_id: str,
+        after: float,
+        *,
+        wait: bool = True,
+        attributes: Attributes | None = None,
+    ) -> TimerHandle:
         """Open a timer of its own that expires ``after`` seconds from now.
 
         Several may be open in one scope, in several threads: none cancels another.  A client whose
         protocol can tell them apart overrides this; here, where all that reaches the server is one
         timer a scope, that one always carries the earliest deadline that is open.  ``wait=False``
         asks a client that would have to wait to raise ``BlockingIOError`` instead.
+        ``attributes`` are a few names and values that people will see with the timer; a client
+        whose protocol has no place for them leaves them out, as this one does.
         """
         return begin_shared(self, scope_id, after)
+
+    def set_attributes(self, attributes: Attributes) -> None:  # noqa: B027, to override or not
+        """What all timers that begin from now on say of themselves, where the protocol can."""
 
     def on_configure(self) -> None:  # noqa: B027, to override or not
         """Called by :func:`configure`: this is now the client of the process."""
@@ -265,13 +281,18 @@ def begin_shared(client: TimerClient, scope_id: str, after: float) -> TimerHandl
 _client: TimerClient | None = None
 
 
-def configure(timer_client: TimerClient) -> None:
+def configure(timer_client: TimerClient, *, attributes: Attributes | None = None) -> None:
     """Make ``timer_client`` the one that ``expires`` uses in this process.
+
+    ``attributes``: what all its timers say of themselves, such as ``{"rank": 3}``; up to eight
+    strings, numbers and booleans of 256 bytes in all.  Raises ValueError for others.
 
     A :class:`~filetimer.FileTimerClient` also lets its server ask for the Python stacks of this
     process, by a signal that is free (see ``filetimer.client.stacks``).
     """
     global _client
+    if attributes is not None and hasattr(timer_client, "set_attributes"):  # torch's have none
+        timer_client.set_attributes(attributes)
     _client = timer_client
     on_configure = getattr(timer_client, "on_configure", None)  # torch's own clients have none
     if on_configure is not None:

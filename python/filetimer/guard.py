@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
-from filetimer.api import TimerClient, TimerHandle, begin_shared, configured_client
+from filetimer.api import Attributes, TimerClient, TimerHandle, begin_shared, configured_client
 
 __all__ = ["expires", "extend"]
 
@@ -58,6 +58,8 @@ class expires:
         after: allowed duration in seconds, a finite number.
         scope: names the block in logs; by default ``file#line`` of the caller.
         client: the timer client; by default the one given to ``configure``.
+        attributes: a few names and values that are shown with the timer, such as ``{"step": 7}``,
+            beside those of :func:`~filetimer.configure`.
 
     ``with expires(60):``, ``async with expires(60):`` and ``@expires(60)`` (functions and
     coroutine functions; each call has a timer of its own) all work.  ``as timer`` binds a handle
@@ -69,10 +71,15 @@ class expires:
         BrokenPipeError: on entry, when the server cannot be reached: the block is not entered.
     """
 
-    __slots__ = ("_after", "_client", "_entered", "_scope")
+    __slots__ = ("_after", "_attributes", "_client", "_entered", "_scope")
 
     def __init__(
-        self, after: float, scope: str | None = None, client: TimerClient | None = None
+        self,
+        after: float,
+        scope: str | None = None,
+        client: TimerClient | None = None,
+        *,
+        attributes: Attributes | None = None,
     ) -> None:
         self._after = finite_seconds(after)
         if scope is None:
@@ -82,12 +89,16 @@ class expires:
             raise ValueError(f"scope must be a non-empty string, not {scope!r}")
         self._scope = scope
         self._client = client
+        self._attributes = attributes
         self._entered: list[_OpenBlock] = []
 
     def __enter__(self) -> TimerHandle:
         client = self._client or configured_client()
         try:
-            handle = client.begin(self._scope, self._after)
+            if self._attributes is None:
+                handle = client.begin(self._scope, self._after)
+            else:
+                handle = client.begin(self._scope, self._after, attributes=self._attributes)
         except AttributeError:
             if hasattr(client, "begin"):
                 raise
@@ -110,7 +121,7 @@ class expires:
         give_up = time.monotonic() + getattr(client, "timeout", 0.0)
         while True:
             try:
-                handle = _begin_unblocking(client, self._scope, self._after)
+                handle = _begin_unblocking(client, self._scope, self._after, self._attributes)
             except BlockingIOError as error:
                 if time.monotonic() >= give_up:
                     raise BrokenPipeError(
@@ -143,19 +154,20 @@ class expires:
                 "use `with expires(...)` inside it"
             )
         after, scope, client = self._after, self._scope, self._client
+        attributes = self._attributes
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
-                async with expires(after, scope, client):
+                async with expires(after, scope, client, attributes=attributes):
                     return await function(*args, **kwargs)
 
             return guarded_coroutine  # type: ignore[return-value]
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            with expires(after, scope, client):
+            with expires(after, scope, client, attributes=attributes):
                 return function(*args, **kwargs)
 
         return guarded  # type: ignore[return-value]
@@ -188,9 +200,13 @@ class expires:
         return block.handle
 
 
-def _begin_unblocking(client: TimerClient, scope: str, after: float) -> TimerHandle:
+def _begin_unblocking(
+    client: TimerClient, scope: str, after: float, attributes: Attributes | None
+) -> TimerHandle:
     if hasattr(client, "begin"):
-        return client.begin(scope, after, wait=False)
+        if attributes is None:
+            return client.begin(scope, after, wait=False)
+        return client.begin(scope, after, wait=False, attributes=attributes)
     return begin_shared(client, scope, after)
 
 

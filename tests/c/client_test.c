@@ -330,6 +330,94 @@ static void test_handle(void)
     filetimer_close(client);
 }
 
+static int ends_with(const char *line, const char *end)
+{
+    const char *newline = strchr(line, '\n');
+    const size_t length = strlen(end);
+    return newline != NULL && (size_t)(newline - line) >= length &&
+           strncmp(newline - length, end, length) == 0;
+}
+
+static void test_attributes(void)
+{
+    filetimer_client *client = a_client();
+    filetimer_attributes all = {0}, one;
+    filetimer_handle handle;
+    CHECK_EQUAL(filetimer_attribute_int(&all, "rank", -3), 1);
+    one = all;
+    CHECK_EQUAL(filetimer_attribute_string(&one, "a \"name\"", "50 % \xc3\xa9\n"), 1);
+    CHECK_EQUAL(filetimer_set_attributes(client, &all), 1);
+    all.length_ = 0; /* it was copied */
+    CHECK_EQUAL(filetimer_acquire(client, "scope", 60), 1);
+    CHECK_EQUAL(filetimer_release(client, "scope"), 1);
+    CHECK_EQUAL(read_all(), 2);
+    CHECK(ends_with(text, ", \"attributes\": {\"rank\": -3}}"));
+    CHECK(strstr(second_line(), "attributes") == NULL); /* SPEC R-12 */
+    CHECK_EQUAL(filetimer_begin_with(&handle, client, "scope", 60, &one), 1);
+    CHECK_EQUAL(filetimer_extend(&handle, 60), 1);
+    CHECK_EQUAL(read_all(), 2);
+    CHECK_EQUAL(field(text, "token"), handle.token);
+    CHECK(ends_with(text, ", \"attributes\": {\"rank\": -3, \"a \\u0022name\\u0022\": "
+                          "\"50 % \\u00e9\\u000a\"}}"));
+    CHECK(ends_with(second_line(), "\\u000a\"}}"));
+    CHECK_EQUAL(filetimer_end(&handle), 1);
+    CHECK_EQUAL(read_all(), 1);
+    CHECK(strstr(text, "attributes") == NULL);
+    CHECK_EQUAL(filetimer_set_attributes(client, NULL), 1);
+    CHECK_EQUAL(filetimer_begin(&handle, client, "scope", 60), 1);
+    CHECK_EQUAL(read_all(), 1);
+    CHECK(strstr(text, "attributes") == NULL);
+    filetimer_close(client);
+    CHECK_EQUAL(filetimer_set_attributes(client, &all), 0);
+}
+
+static void test_attributes_have_limits(void)
+{
+    filetimer_attributes full = {0}, many = {0}, before;
+    char long_text[2 * FILETIMER_ATTRIBUTES_MAX], name[2] = "a";
+    memset(long_text, 'x', sizeof long_text);
+    long_text[sizeof long_text - 1] = '\0';
+    CHECK_EQUAL(filetimer_attribute_string(&full, "a", long_text), -EMSGSIZE);
+    CHECK_EQUAL(filetimer_attribute_int(&full, long_text, 1), -EMSGSIZE);
+    memset(long_text, '\n', sizeof long_text - 1); /* six bytes each */
+    CHECK_EQUAL(filetimer_attribute_string(&full, "a", long_text), -EMSGSIZE);
+    CHECK_EQUAL(filetimer_attribute_int(&full, long_text, 1), -EMSGSIZE);
+    CHECK_EQUAL(full.length_, 0);
+    memset(long_text, 'x', sizeof long_text - 1);
+    long_text[FILETIMER_ATTRIBUTES_MAX - 8] = '\0'; /* with {"a": ""} around them: one too many */
+    CHECK_EQUAL(filetimer_attribute_string(&full, "a", long_text), -EMSGSIZE);
+    long_text[FILETIMER_ATTRIBUTES_MAX - 9] = '\0';
+    CHECK_EQUAL(filetimer_attribute_string(&full, "a", long_text), 1);
+    CHECK_EQUAL(full.length_, FILETIMER_ATTRIBUTES_MAX - 2);
+    CHECK_EQUAL(filetimer_attribute_int(&full, "b", 1), -EMSGSIZE);
+    for (; name[0] < 'i'; name[0]++)
+        CHECK_EQUAL(filetimer_attribute_int(&many, name, name[0]), 1);
+    before = many;
+    CHECK_EQUAL(filetimer_attribute_int(&many, "i", 1), -EMSGSIZE);
+    CHECK_EQUAL(filetimer_attribute_int(&many, "a", 1), -EEXIST);
+    CHECK_EQUAL(filetimer_attribute_int(&many, "", 1), -EINVAL);
+    CHECK_EQUAL(filetimer_attribute_int(&many, NULL, 1), -EINVAL);
+    CHECK_EQUAL(filetimer_attribute_string(&many, "a", NULL), -EINVAL);
+    CHECK_EQUAL(filetimer_attribute_int(&many, "n", (int64_t)1 << 53), -EINVAL);
+    CHECK_EQUAL(filetimer_attribute_int(&many, "n", INT64_MIN), -EINVAL);
+    CHECK(memcmp(&many, &before, sizeof many) == 0);
+}
+
+static void test_attributes_that_make_a_record_too_long(void)
+{
+    static char scope[FILETIMER_RECORD_MAX];
+    filetimer_client *client = a_client();
+    filetimer_attributes attributes = {0};
+    filetimer_handle handle;
+    memset(scope, 's', FILETIMER_RECORD_MAX - 250);
+    CHECK_EQUAL(filetimer_attribute_string(&attributes, "a", "forty bytes more, or a few more than "
+                                                             "that"), 1);
+    CHECK_EQUAL(filetimer_begin(&handle, client, scope, 60), 1);
+    CHECK_EQUAL(filetimer_begin_with(&handle, client, scope, 60, &attributes), -EMSGSIZE);
+    CHECK_EQUAL(read_all(), 1);
+    filetimer_close(client);
+}
+
 static void test_bad_arguments(void)
 {
     filetimer_client *client = a_client();
@@ -1065,6 +1153,9 @@ static const struct {
     TEST(prepare_describes_this_process),
     TEST(acquire_and_release),
     TEST(handle),
+    TEST(attributes),
+    TEST(attributes_have_limits),
+    TEST(attributes_that_make_a_record_too_long),
     TEST(bad_arguments),
     TEST(too_long_a_scope),
     TEST(locale_changes_nothing),

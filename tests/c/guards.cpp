@@ -76,6 +76,18 @@ static void send(const char* path)
         expires guard{1s, "ended", client};
         check(!guard.end() && !guard.armed() && !guard.end());
     }
+    {
+        filetimer::attributes about;
+        about.set("rank", 3u).set("device", "cuda:1").set("rank", 4);
+        check(about.error() == std::errc::file_exists);
+        client.set(about);
+        expires guard{1s, "attributes", client};
+        filetimer::attributes own;
+        own.set("step", std::int64_t{7});
+        check(!own.error());
+        expires inner{1s, "own attributes", client, own};
+        client.set(filetimer::attributes{});
+    }
     try {
         throws(client);
         check(false);

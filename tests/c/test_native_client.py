@@ -81,13 +81,17 @@ def test_guard(compiler: str, standard: str, build: Build, fifo: Fifo) -> None:
         (f"{source}#{line}", 15), (f"{source}#{line}", 0),
         (name, 15), (name, 15), (name, 0),
         ("ended", 15), ("ended", 0),
+        ("attributes", 15), ("own attributes", 15), ("own attributes", 0), ("attributes", 0),
         ("throws", 15), ("throws", 0),
     ]  # fmt: skip
     # An extension and a release name the timer by its token; no two timers share one.
     tokens = [r["token"] for r in records]
     assert tokens[0] == tokens[1]
     assert tokens[2] == tokens[3] == tokens[4]
-    assert len(set(tokens)) == 4
+    assert len(set(tokens)) == 6
+    assert [r["attributes"] for r in records if "attributes" in r] == [
+        {"rank": 3, "device": "cuda:1"}, {"step": 7},
+    ]  # fmt: skip
 
 
 class Record(ctypes.Structure):

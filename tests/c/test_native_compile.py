@@ -143,7 +143,7 @@ def snippets(header: Path, language: str) -> list[str]:
 
 def test_c_documentation_compiles(tmp_path: Path) -> None:
     found = snippets(HEADER, "c")
-    assert len(found) == 4
+    assert len(found) == 5
     for number, code in enumerate(found):
         source = tmp_path / f"snippet{number}.c"
         source.write_text(

@@ -36,6 +36,17 @@ static int use_handle(void)
     return sum + handle.error + handle.armed;
 }
 
+static int use_attributes(void)
+{
+    filetimer_handle handle;
+    filetimer_attributes attributes = {0, 0, ""};
+    int sum = filetimer_attribute_int(&attributes, "rank", FILETIMER_ATTRIBUTES_MAX);
+    sum += filetimer_attribute_string(&attributes, "device", "cuda:1");
+    sum += filetimer_set_attributes(NULL, &attributes);
+    sum += filetimer_begin_with(&handle, NULL, "x", 1.0, &attributes);
+    return sum + filetimer_end(&handle);
+}
+
 static int use_macros(int n)
 {
     FILETIMER_EXPIRES(1.0)
@@ -65,5 +76,5 @@ int main(void)
     static filetimer_client client;
     use_client(&client);
     filetimer_configure(NULL, 9, 0);
-    return use_handle() < 0 || use_macros(0) != 2 || use_encoder() < 0;
+    return use_handle() + use_attributes() < 0 || use_macros(0) != 2 || use_encoder() < 0;
 }

@@ -64,6 +64,24 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
         line(deadline=1.5, start_time=7, pid_ns=8, token=2**53 - 1),
         {"deadline": 1.5, "start_time": 7, "pid_ns": 8, "token": 2**53 - 1},
     ),
+    "attributes": (
+        line(attributes={"rank": 3, "loss": -0.5, "device": "cuda:1", "compiled": True}),
+        {"attributes": {"rank": 3, "loss": -0.5, "device": "cuda:1", "compiled": True}},
+    ),
+    "attributes, none": (line(attributes={}), {"attributes": {}}),
+    "attributes, half surrogate": (
+        raw("attributes", r'{"\ud800": "\udfff"}'),
+        {"attributes": {"\ufffd": "\ufffd"}},
+    ),
+    # SPEC R-12: those that are not as it says are no reason to reject.
+    "attributes, null": (raw("attributes", "null"), {"attributes": UNSET}),
+    "attributes, nested": (line(attributes={"a": {"b": 1}}), {"attributes": UNSET}),
+    "attributes, a list": (line(attributes=[1]), {"attributes": UNSET}),
+    "attributes, nine": (
+        line(attributes=dict.fromkeys("abcdefghi", 1)),
+        {"attributes": UNSET},
+    ),
+    "attributes, 1e999": (raw("attributes", '{"a": 1e999}'), {"attributes": UNSET}),
     "longest": (line() + b" " * (MAX_RECEIVED - 1 - len(line())), {}),
 }
 

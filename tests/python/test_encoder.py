@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from filetimer import FileTimerRequest
+from filetimer.server.journal import timer_line
+from filetimer.server.timers import Worker
 from filetimer.wire import MAX_SENT
-from filetimer.wire.decoder import LineDecoder, Record
-from filetimer.wire.encoder import MAX_SCOPES, RecordEncoder
+from filetimer.wire.decoder import UNSET, LineDecoder, Record
+from filetimer.wire.encoder import MAX_SCOPES, RecordEncoder, encode_attributes
 
 V1 = RecordEncoder(1, 4242, 9)
 V2 = RecordEncoder(2, 4242, 9, start_time=123456, pid_ns=4026531836)
@@ -37,6 +40,76 @@ def test_version_2() -> None:
         b'{"version": 2, "pid": 4242, "scope_id": "a%sb", "expiration_time": -1, "signal": 0, '
         b'"start_time": 123456, "pid_ns": 4026531836, "token": 77}\n'
     )
+
+
+class TestAttributes:
+    def test_they_are_the_last_field_of_an_acquire(self) -> None:
+        """And a release has none: SPEC R-12."""
+        encoded = encode_attributes({"rank": 3, "%s": "5 % é", "on": True, "x": 0.5})
+        encoder = RecordEncoder(2, 4242, 9, attributes=encoded)
+        assert encoder.acquire("a", 1.0, 2.0, 5) == (
+            b'{"version": 2, "pid": 4242, "scope_id": "a", "expiration_time": 1.000000, '
+            b'"signal": 9, "deadline": 2.000000, "token": 5, '
+            b'"attributes": {"rank": 3, "%s": "5 % \\u00e9", "on": true, "x": 0.5}}\n'
+        )
+        assert b"attributes" in encoder.acquire("a", 1.0, 2.0)
+        assert b"attributes" not in encoder.release("a") + encoder.release("a", 5)
+
+    def test_version_1_has_none(self) -> None:
+        encoder = RecordEncoder(1, 4242, 9, attributes=encode_attributes({"rank": 3}))
+        assert encoder.acquire("a", 1.0, 2.0) == V1.acquire("a", 1.0, 2.0)
+
+    def test_none_are_nothing(self) -> None:
+        assert encode_attributes({}) == b""
+
+    @pytest.mark.parametrize(
+        ("attributes", "why"),
+        [
+            (dict.fromkeys("abcdefghi", 1), "9 attributes of 72 bytes"),
+            ({"a": "x" * 248}, "1 attributes of 257 bytes"),
+            ({"": 1}, "name of an attribute"),
+            ({5: 1}, "name of an attribute"),
+            ({"a": None}, "'a' must be"),
+            ({"a": [1]}, "'a' must be"),
+            ({"a": float("nan")}, "'a' must be"),
+            ({"a": float("inf")}, "'a' must be"),
+            ({"a": 2**53}, "'a' must be"),
+        ],
+    )
+    def test_what_is_not_allowed(self, attributes: Any, why: str) -> None:
+        with pytest.raises(ValueError, match=why):
+            encode_attributes(attributes)
+
+    def test_the_longest(self) -> None:
+        assert len(encode_attributes({"a": "x" * 247})) == 256
+
+    @given(
+        st.dictionaries(
+            st.text(min_size=1, max_size=5),
+            st.text(max_size=5)
+            | st.booleans()
+            | st.integers(1 - 2**53, 2**53 - 1)
+            | st.floats(allow_nan=False, allow_infinity=False),
+            max_size=4,
+        )
+    )
+    def test_they_come_back(self, attributes: dict[str, Any]) -> None:
+        encoder = RecordEncoder(2, 4242, 9, attributes=encode_attributes(attributes))
+        (record,) = LineDecoder().feed(encoder.acquire("a", 1.0, 2.0))
+        assert isinstance(record, Record)
+        assert record.attributes == (attributes or UNSET)
+        (again,) = LineDecoder().feed(timer_line(Worker(NoProcess()), record))
+        assert isinstance(again, Record)
+        assert again.attributes == record.attributes
+
+
+class NoProcess:
+    pid = 4242
+    start_time = uid = time_ns = None
+    zombie = False
+
+    def close(self) -> None:
+        pass
 
 
 def test_what_is_unknown_is_left_out() -> None:

@@ -17,9 +17,10 @@ import pytest
 from support import PATIENCE, EventList, StartWorker, eventually
 
 import filetimer as timer
+from filetimer.evidence import stacks
 from filetimer.evidence.model import Frame, Member, Stack
 from filetimer.evidence.stacks import ask_for_stacks, offers, parse_dump
-from filetimer.evidence.verdict import elsewhere, verdict
+from filetimer.evidence.verdict import elsewhere, verdict, where
 from filetimer.replay import find_journals, view_server
 from filetimer.runtime import runtime_directory, stacks_directory
 from filetimer.server import evidence as server_evidence
@@ -286,11 +287,22 @@ def test_links_in_a_directory_that_all_may_write_to_are_not_followed(
 PY_SPY = shutil.which("py-spy") or shutil.which("py-spy", path=os.path.dirname(sys.executable))
 
 
+def may_trace() -> bool:
+    """Whether this process may trace one that it has not started."""
+    status = Path("/proc/self/status").read_text()
+    capabilities = int(status.split("CapEff:")[1].split()[0], 16)
+    yama = Path("/proc/sys/kernel/yama/ptrace_scope")
+    scope = int(yama.read_text()) if yama.exists() else 0
+    return scope == 0 or (scope < 3 and bool(capabilities >> 19 & 1))  # CAP_SYS_PTRACE
+
+
 @pytest.fixture
 def native_stacks_there() -> None:
     if PY_SPY is None:
         how = "py-spy is not installed: pip install 'filetimer[stacks]'"
         pytest.fail(how) if os.environ.get("CI") else pytest.skip(how)
+    if not may_trace():
+        pytest.skip("nobody may trace a process here: kernel.yama.ptrace_scope")
 
 
 def test_the_c_function_is_named_too_where_native_stacks_can_be_had(
@@ -311,6 +323,63 @@ def test_the_c_function_is_named_too_where_native_stacks_can_be_had(
     innermost, _, rest = (kill.where or "").partition(" < ")
     assert "read" in innermost
     assert "load_batch (<string>:7)" in rest
+
+
+@pytest.mark.parametrize("tool", ["py-spy", "pystack"])
+def test_each_tool_names_the_c_function(
+    native_stacks_there: None,
+    start_server: StartServer,
+    start_worker: StartWorker,
+    tool: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if stacks._find(tool) is None:
+        pytest.skip(f"{tool} is not installed: pip install 'filetimer[stacks]'")
+    monkeypatch.setattr(stacks, "_TOOLS", [t for t in stacks._TOOLS if t[0] == tool])
+    start_server()
+    monkeypatch.setenv("AFTER", "600")
+    worker = start_worker(HUNG_IN_C.replace("def load_batch", "print(flush=True)\ndef load_batch"))
+    assert worker.stdout is not None
+    worker.stdout.readline()
+
+    def both() -> bool:
+        found, source = stacks.native_stacks(worker.pid, PATIENCE)
+        names = [(f.function.strip("_"), f.native) for stack in found for f in stack.frames]
+        return source == tool and ("read", True) in names and ("load_batch", False) in names
+
+    eventually(both)
+
+
+def test_a_deadlock_of_two_threads_with_native_stacks(
+    native_stacks_there: None,
+    start_server: StartServer,
+    start_worker: StartWorker,
+    events: EventList,
+) -> None:
+    start_server()
+    start_worker("""
+        import threading, time, filetimer
+        filetimer.configure_from_env()
+        a, b = threading.Lock(), threading.Lock()
+        def first():
+            with a: time.sleep(0.1); b.acquire()
+        def second():
+            with b: time.sleep(0.1); a.acquire()
+        with filetimer.expires(0.5, "deadlock"):
+            threads = [threading.Thread(target=f) for f in (first, second)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+    """)
+    (kill,) = events.wait_for("kill worker process")
+    _, report = report_of(kill)
+    (found,) = report["members"]
+    for function in ("first", "second"):
+        (stack,) = [
+            stack["frames"]
+            for stack in found["native"]
+            if any(frame["function"] == function for frame in stack["frames"])
+        ]
+        assert stack[0]["native"]  # the C function in which the lock is waited for
 
 
 FAKE_GPU = """
@@ -601,10 +670,36 @@ def test_a_dump_of_faulthandler() -> None:
     ]
 
 
+def _line(name: str) -> int:
+    return sum(map(ord, name))
+
+
+def test_the_output_of_pystack() -> None:
+    output = (
+        "Traceback for thread 7 (python) [Has the GIL] (most recent call last):\n"
+        '    (Python) File "/a b/x.py", line 4, in load (batch)\n'
+        "        read(1)\n"
+        '    (C) File "Modules/callproc.c", line 923, in call (inlined) (/lib/c.so)\n'
+        '    (C) File "???", line 0, in ffi_call (/lib/libffi.so.8)\n'
+        '    (C) File "/lib/libffi.so.8", line 0, in ??? (/lib/libffi.so.8)\n'
+        '    (C) File "read.c", line 26, in read\n\n'
+    )
+    frames = [
+        Frame("read", "read.c", 26, native=True),
+        Frame("???", "/lib/libffi.so.8", 0, native=True),
+        Frame("ffi_call", "/lib/libffi.so.8", 0, native=True),
+        Frame("call", "Modules/callproc.c", 923, native=True),
+        Frame("load (batch)", "/a b/x.py", 4),
+    ]
+    assert stacks._parse_pystack(output) == [Stack("python (tid 7)", frames, owns_gil=True)]
+
+
 class TestVerdict:
     def members(self, *functions: str) -> list[Member]:
         return [
-            Member(100 + i, None, True, i, python=[Stack("0x1", [Frame(name, "m.py", 5)])])
+            Member(
+                100 + i, None, True, i, python=[Stack("0x1", [Frame(name, "m.py", _line(name))])]
+            )
             for i, name in enumerate(functions)
         ]
 
@@ -612,6 +707,27 @@ class TestVerdict:
         members = self.members("wait", "wait", "load", "wait")
         assert elsewhere(members) == [members[2]]
         assert verdict(members)[0] == "3 of 4 workers are at the same place: ranks 0, 1, 3"
+
+    def test_native_stacks_of_some_set_nobody_apart(self) -> None:
+        """py-spy is asked about one of each place, and says more of it than faulthandler does."""
+        members = self.members("wait", "wait", "load", "wait")
+        members[0].native = [
+            Stack(
+                "MainThread (tid 1)",
+                [
+                    Frame("0x7f00", "libc.so.6", 0, native=True),
+                    Frame("lock", "libpython.so", 0, native=True),
+                    Frame("Condition.wait", "m.py", _line("wait")),
+                ],
+            )
+        ]
+        assert elsewhere(members) == [members[2]]
+        assert where(members[0]) == "lock (libpython.so) < Condition.wait (m.py:437)"
+
+    def test_addresses_are_better_than_nothing(self) -> None:
+        (member,) = self.members("wait")
+        member.native = [Stack("MainThread", [Frame("0x7f00", "libc.so.6", 0, native=True)] * 5)]
+        assert where(member) == "0x7f00 (libc.so.6)"
 
     def test_all_wait(self) -> None:
         assert elsewhere(self.members("wait", "wait")) == []

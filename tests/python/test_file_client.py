@@ -135,6 +135,75 @@ def test_acquire_and_release(client: Client, reader: Reader) -> None:
     assert (release["expiration_time"], release["signal"]) == (-1, 0)
 
 
+def test_attributes(client: Client, reader: Reader) -> None:
+    client.set_attributes({"rank": 3})
+    client.acquire("s", time.time() + 60)
+    with timer.expires(60, "s", client) as plain:
+        plain.extend(60)
+    with timer.expires(60, "s", client, attributes={"step": 7, "rank": 4}) as own:
+        own.extend(60)
+    client.set_attributes({})
+    client.acquire("t", time.time() + 60)
+    found = [(r["signal"], r.get("attributes")) for r in reader.records()]
+    of_all, of_one = {"rank": 3}, {"rank": 4, "step": 7}
+    assert found == [
+        (9, of_all), (9, of_all), (9, of_all), (0, None), (9, of_one), (9, of_one), (0, None),
+        (9, None),
+    ]  # fmt: skip
+
+
+def test_attributes_that_are_not_allowed(client: Client, reader: Reader) -> None:
+    with pytest.raises(ValueError, match="must be a string"):
+        client.begin("s", 60, attributes={"loss": [1]})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="too many"):
+        client.set_attributes(dict.fromkeys("abcdefghi", 1))
+    client.begin("s", 60).end()
+    assert ["attributes" in record for record in reader.records()] == [False, False]
+
+
+def test_attributes_are_set_while_a_plain_timer_is_open(client: Client, reader: Reader) -> None:
+    """Its release still waits for what the timer has left (SPEC C-1)."""
+    client.acquire("s", time.time() + 60)
+    client.set_attributes({"rank": 3})
+    reader.raw()
+    reader.fill()
+    threading.Timer(0.3, reader.raw).start()
+    client.release("s")
+    records = reader.raw().splitlines()
+    assert json.loads(records[-1])["expiration_time"] == -1
+
+
+def test_attributes_in_a_forked_child(client: Client, reader: Reader) -> None:
+    client.set_attributes({"rank": 3})
+    child = os.fork()
+    if not child:
+        with timer.expires(60, "s", client, attributes={"step": 1}), timer.expires(60, "s", client):
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    found = [(r["pid"], r.get("attributes")) for r in reader.records()]
+    assert found == [
+        (child, {"rank": 3, "step": 1}), (child, {"rank": 3}), (child, None), (child, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_attributes_of_a_decorated_function(
+    client: Client, reader: Reader, asynchronous: bool
+) -> None:
+    guard = timer.expires(60, "s", client, attributes={"step": 1})
+    if asynchronous:
+
+        @guard
+        async def work() -> None:
+            pass
+
+        asyncio.run(work())
+    else:
+        guard(lambda: None)()
+    assert reader.records()[0]["attributes"] == {"step": 1}
+
+
 def test_version_1(fifo_path: str, reader: Reader) -> None:
     client = timer.FileTimerClient(fifo_path, signal=15, version=1)
     with timer.expires(60, scope="s", client=client):

@@ -167,6 +167,20 @@ def test_timers_that_expire_meanwhile_begin_no_second_collection() -> None:
     assert world.kills() == [(50, "step", None)]
 
 
+def test_a_client_with_the_largest_token_is_a_client() -> None:
+    """The server's own timers have one that no record can carry."""
+    world = World(50, 51)
+    for pid, signal in ((50, 15), (51, 0)):
+        record = Record(2, pid, "step", 10.0, signal, deadline=10.0, token=2**53 - 1)
+        world.watchdog.receive([record], Now(0.0, 0.0))
+    world.enforce(10.0)
+    assert [event.pid for event in world.events.named("timer expired")] == [50, 51]
+    assert (world.collector.begun, world.processes[51].signals) == ([50], [])
+    world.release(50)
+    world.enforce(10.0 + BUDGET)
+    assert [world.processes[pid].signals for pid in (50, 51)] == [[15], []]
+
+
 def test_a_timer_that_only_reports_is_not_held() -> None:
     world = World(50)
     world.acquire(50, 10.0, signal=0)

@@ -13,11 +13,12 @@ from typing import Any
 from filetimer.cli.errors import CommandError
 from filetimer.replay import ServerView, find_journals, view_server
 from filetimer.runtime import runtime_directory
+from filetimer.server.events import describe_attributes
 from filetimer.server.journal import JournalError
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now, deadline_of
 from filetimer.views.words import printable
-from filetimer.wire.decoder import UNSET
+from filetimer.wire.decoder import UNSET, Record
 
 __all__ = ["add_arguments", "execute"]
 
@@ -73,9 +74,7 @@ def _print_for_people(views: list[ServerView], now: Now) -> None:
         for timer in view.timers:
             left = f"{deadline_of(timer) - now.monotonic:.1f} s"
             action = f"signal {timer.signal}" if timer.signal > 0 else "report"
-            print(
-                ROW.format(timer.pid, _command(timer.pid), left, action, printable(timer.scope_id))
-            )
+            print(ROW.format(timer.pid, _command(timer.pid), left, action, _scope(timer)))
 
 
 def _as_dict(view: ServerView, now: Now) -> dict[str, Any]:
@@ -91,6 +90,7 @@ def _as_dict(view: ServerView, now: Now) -> dict[str, Any]:
                 "scope_id": timer.scope_id,
                 "token": None if timer.token is UNSET else timer.token,
                 "signal": timer.signal,
+                "attributes": {} if timer.attributes is UNSET else timer.attributes,
                 "seconds_left": round(deadline_of(timer) - now.monotonic, 6),
             }
             for timer in view.timers
@@ -106,3 +106,10 @@ def _command(pid: int, width: int | None = COMMAND_WIDTH) -> str:
         return "?"
     text = " ".join(printable(word.decode(errors="replace")) for word in words)
     return text if width is None or len(text) <= width else text[: width - 3] + "..."
+
+
+def _scope(timer: Record) -> str:
+    scope = printable(timer.scope_id)
+    if timer.attributes is UNSET or not timer.attributes:
+        return scope
+    return f"{scope}  {describe_attributes(timer.attributes)}"

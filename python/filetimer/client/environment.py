@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal as signals
 
-from filetimer.api import TimerClient, configure
+from filetimer.api import Attributes, TimerClient, configure
 from filetimer.client.file_client import FileTimerClient
 from filetimer.client.noop_client import NoopTimerClient
 
@@ -19,13 +19,16 @@ def path_from_env() -> str | None:
     return next(filter(None, map(os.environ.get, PATH_VARIABLES)), None)
 
 
-def configure_from_env(signal: int = signals.SIGKILL) -> TimerClient:
+def configure_from_env(
+    signal: int = signals.SIGKILL, *, attributes: Attributes | None = None
+) -> TimerClient:
     """Configure a client for the server that this process runs under, and return it.
 
     Where there is none (a laptop, a test), the client is a :class:`NoopTimerClient`, so that the
-    same script runs everywhere.  ``signal``: what the server sends on expiry.
+    same script runs everywhere.  ``signal``: what the server sends on expiry;
+    ``attributes``: as in :func:`~filetimer.configure`.
     """
     path = path_from_env()
     client = NoopTimerClient() if path is None else FileTimerClient(path, signal)  # SPEC C-9
-    configure(client)
+    configure(client, attributes=attributes)
     return client

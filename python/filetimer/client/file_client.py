@@ -10,14 +10,14 @@ from math import inf
 from time import monotonic
 from time import time as wall
 
-from filetimer.api import TimerClient, TimerHandle
+from filetimer.api import Attributes, TimerClient, TimerHandle
 from filetimer.client.fork_mark import new_fork_mark
 from filetimer.client.identity import own_identity
 from filetimer.client.pipe import RWF_NOSIGNAL, ClientPipe, pwritev, write_masked
 from filetimer.client.stacks import offer_stacks, offer_stacks_again
 from filetimer.client.tokens import new_token
 from filetimer.wire import MAX_SENT
-from filetimer.wire.encoder import RecordEncoder, Templates, too_long
+from filetimer.wire.encoder import RecordEncoder, Templates, encode_attributes, too_long
 
 __all__ = ["FileTimerClient", "FileTimerHandle"]
 
@@ -43,6 +43,8 @@ class FileTimerClient(TimerClient):
     # the first attempt at a write themselves, look for templates themselves, and ask a mark
     # instead of getpid which process they are in.  What is rare is in methods of its own.
 
+    _encoder: RecordEncoder
+
     def __init__(
         self,
         file_path: str,
@@ -61,6 +63,8 @@ class FileTimerClient(TimerClient):
         self._pipe = ClientPipe(os.fspath(file_path), timeout)
         self._nosignal = self._pipe.nosignal
         self._release_failed = False
+        self._attributes: Attributes = {}
+        self._encoded = b""
         self._become()
 
     def acquire(self, scope_id: str, expiration_time: float) -> None:
@@ -104,9 +108,30 @@ class FileTimerClient(TimerClient):
         except Exception as error:  # SPEC C-2: it must not disturb the guarded code
             self._log_release_failure(scope_id, error)
 
-    def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
+    def begin(
+        self,
+        scope_id: str,
+        after: float,
+        *,
+        wait: bool = True,
+        attributes: Attributes | None = None,
+    ) -> TimerHandle:
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
-        return FileTimerHandle(self, scope_id, after, wait)
+        return FileTimerHandle(self, scope_id, after, wait, attributes)
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """What all timers that begin from now on say of themselves; those of ``begin`` add to it.
+
+        Raises ValueError for what SPEC R-12 does not allow.
+        """
+        self._encoded = encode_attributes(attributes)
+        self._attributes = dict(attributes)
+        before = self._encoder.known
+        self._encoder = self._new_encoder()
+        for scope_id, templates in list(before.items()):
+            if templates.deadline:
+                self._encoder.learn(scope_id).deadline = templates.deadline
+        self._known = self._encoder.known
 
     def on_configure(self) -> None:
         """Let the server ask for the Python stacks of this process before it ends it."""
@@ -125,10 +150,21 @@ class FileTimerClient(TimerClient):
     def _become(self) -> None:
         """Speak for this process: at the start, and in a forked child (SPEC C-6)."""
         self._pipe.adopt()
-        self._encoder = RecordEncoder(self._version, os.getpid(), self._signal, *own_identity())
+        self._encoder = self._new_encoder()
         self._known = self._encoder.known
         self._mark = new_fork_mark()  # last: other threads look at it first
         offer_stacks_again()
+
+    def _new_encoder(self) -> RecordEncoder:
+        identity = own_identity()
+        return RecordEncoder(self._version, os.getpid(), self._signal, *identity, self._encoded)
+
+    def _templates_with(self, scope_id: str, attributes: Attributes) -> Templates:
+        """Templates of a scope for one timer, with attributes beside those of all timers."""
+        self._templates(scope_id)  # in a forked child: become it
+        return self._encoder.templates(
+            scope_id, encode_attributes({**self._attributes, **attributes})
+        )
 
     def _acquire_after(self, error: OSError, record: bytes, scope_id: str, wait: float) -> None:
         """Go on with an acquire whose first attempt to write failed.  Raises as ``begin``."""
@@ -163,10 +199,21 @@ class FileTimerHandle:
 
     __slots__ = ("_client", "_deadline", "_mark", "_scope_id", "_templates", "_token")
 
-    def __init__(self, client: FileTimerClient, scope_id: str, after: float, wait: bool) -> None:
+    def __init__(
+        self,
+        client: FileTimerClient,
+        scope_id: str,
+        after: float,
+        wait: bool,
+        attributes: Attributes | None,
+    ) -> None:
         self._client = client
         self._scope_id = scope_id
-        self._templates = client._templates(scope_id)
+        self._templates = (
+            client._templates_with(scope_id, attributes)
+            if attributes
+            else client._templates(scope_id)
+        )
         self._mark = client._mark
         self._token: int | None = new_token()
         self._arm(after, client.timeout if wait else 0.0)

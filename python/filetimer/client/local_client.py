@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from filetimer.api import TimerClient, TimerHandle, TimerRequest
+from filetimer.api import Attributes, TimerClient, TimerHandle, TimerRequest
 from filetimer.client.identity import own_identity
 from filetimer.client.tokens import new_token
 
@@ -59,7 +59,14 @@ class LocalTimerClient(TimerClient):
         """Take the worker's timer of this scope back."""
         self._put(scope_id, -1, None, None)
 
-    def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
+    def begin(
+        self,
+        scope_id: str,
+        after: float,
+        *,
+        wait: bool = True,
+        attributes: Attributes | None = None,
+    ) -> TimerHandle:
         """Open a timer of its own that expires ``after`` seconds from now."""
         return _LocalHandle(self, scope_id, after)
 

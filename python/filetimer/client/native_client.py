@@ -17,9 +17,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from filetimer.api import TimerClient, TimerHandle
+from filetimer.api import Attributes, TimerClient, TimerHandle
 from filetimer.client.stacks import offer_stacks
-from filetimer.wire.encoder import well_formed
+from filetimer.wire.encoder import encode_attributes, well_formed
 
 try:
     from filetimer._native import ffi, lib
@@ -76,6 +76,8 @@ class NativeTimerClient(TimerClient):
         self._path = os.fspath(file_path)
         self._client = ffi.gc(_new("filetimer_client *"), lib.close_pipe)
         self._scopes: dict[str, Pointer] = {}
+        self._attributes: Attributes = {}
+        self._encoded = b""
         self._connect_until: float | None = None  # monotonic; until a server may first turn up
         self._release_failed = False
         path = os.fsencode(self._path)
@@ -130,12 +132,22 @@ class NativeTimerClient(TimerClient):
         except Exception as error:  # SPEC C-2: it must not disturb the guarded code
             self._log_release_failure(scope_id, str(error))
 
-    def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
+    def begin(
+        self,
+        scope_id: str,
+        after: float,
+        *,
+        wait: bool = True,
+        attributes: Attributes | None = None,
+    ) -> TimerHandle:
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
         try:
             scope = self._scopes[scope_id]
         except KeyError:
             scope = self._new_scope(scope_id)
+        if attributes:
+            encoded = encode_attributes({**self._attributes, **attributes})
+            scope = self._encode_scope(scope_id, encoded)
         timer = _new(_HANDLE)
         result = _quick_begin(timer, scope, after)
         if result <= 0:
@@ -147,6 +159,18 @@ class NativeTimerClient(TimerClient):
                 self.timeout if wait else 0.0,
             )
         return NativeTimerHandle(self, scope, timer)
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """What all timers that begin from now on say of themselves; those of ``begin`` add to it.
+
+        Raises ValueError for what SPEC R-12 does not allow.
+        """
+        self._encoded = encode_attributes(attributes)
+        self._attributes = dict(attributes)
+        before, self._scopes = self._scopes, {}
+        for scope_id, scope in before.items():
+            if scope.deadline_us:
+                self._new_scope(scope_id).deadline_us = scope.deadline_us
 
     def on_configure(self) -> None:
         """Let the server ask for the Python stacks of this process before it ends it."""
@@ -160,10 +184,18 @@ class NativeTimerClient(TimerClient):
         if not scope_id:
             raise ValueError("scope_id must not be empty")  # SPEC R-11
         self._look_at_server()
-        text = well_formed(scope_id).encode()
         if len(self._scopes) >= MAX_SCOPES:
             self._scopes.clear()
-        scope = self._scopes[scope_id] = _new("native_scope *", (self._client, 0, len(text), text))
+        scope = self._scopes[scope_id] = self._encode_scope(scope_id, self._encoded)
+        return scope
+
+    def _encode_scope(self, scope_id: str, attributes: bytes) -> Pointer:
+        """A scope with these attributes, which all acquires in it carry."""
+        text = well_formed(scope_id).encode()
+        fields = {"client": self._client, "length": len(text), "text": text}
+        scope = _new("native_scope *", fields)
+        pairs = attributes[1:-1]  # without the braces
+        lib.set_attributes(scope, pairs, len(pairs))
         return scope
 
     def _look_at_server(self) -> None:

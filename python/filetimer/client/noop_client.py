@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from filetimer.api import TimerClient, TimerHandle
+from filetimer.api import Attributes, TimerClient, TimerHandle
 
 __all__ = ["NoopTimerClient"]
 
@@ -29,6 +29,13 @@ class NoopTimerClient(TimerClient):
     def release(self, scope_id: str) -> None:
         """Do nothing."""
 
-    def begin(self, scope_id: str, after: float, *, wait: bool = True) -> TimerHandle:
+    def begin(
+        self,
+        scope_id: str,
+        after: float,
+        *,
+        wait: bool = True,
+        attributes: Attributes | None = None,
+    ) -> TimerHandle:
         """A handle that does nothing."""
         return _HANDLE

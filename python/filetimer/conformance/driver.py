@@ -64,7 +64,8 @@ def decode(reads: list[str]) -> Message:
 def _verdict(result: Record | Rejection) -> Message:
     if isinstance(result, Rejection):
         return {"error": result.code}
-    fields = ((name, getattr(result, name)) for name in result.__struct_fields__)
+    judged = (name for name in result.__struct_fields__ if name != "attributes")  # SPEC R-12
+    fields = ((name, getattr(result, name)) for name in judged)
     return {"record": {name: value for name, value in fields if value is not UNSET}}
 
 

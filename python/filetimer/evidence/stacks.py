@@ -147,6 +147,7 @@ def _py_spy_frame(frame: dict[str, Any]) -> Frame:
 
 _PYSTACK_THREAD = re.compile(r"Traceback for thread (\d+)(?: \((.*?)\))? \[(.*)\]")
 _PYSTACK_FRAME = re.compile(r'\s*\((Python|C)\) File "(.*)", line (\d+), in (.*)')
+_PYSTACK_NATIVE = re.compile(r"(.*?)(?: \(inlined\))?(?: \((/.*)\))?\s*")
 
 
 def _parse_pystack(output: str) -> list[Stack]:
@@ -157,11 +158,18 @@ def _parse_pystack(output: str) -> list[Stack]:
                 Stack(f"{match[2] or ''} (tid {match[1]})", [], "Has the GIL" in match[3])
             )
         elif stacks and (match := _PYSTACK_FRAME.match(line)):
-            frame = Frame(match[4].strip(), match[2], int(match[3]), match[1] == "C")
-            stacks[-1].frames.insert(0, frame)  # it lists the outermost first
+            stacks[-1].frames.insert(0, _pystack_frame(match))  # it lists the outermost first
     if not stacks:
         raise ValueError("no stacks in its output")
     return stacks
+
+
+def _pystack_frame(match: re.Match[str]) -> Frame:
+    kind, file, line, function = match.groups()
+    if kind == "Python":
+        return Frame(function.strip(), file, int(line))
+    name, library = _PYSTACK_NATIVE.fullmatch(function).groups()  # type: ignore[union-attr]
+    return Frame(name, file if file != "???" else library or "", int(line), native=True)
 
 
 _TOOLS = (
@@ -186,6 +194,7 @@ def _run(command: list[str], seconds: float) -> str:
         capture_output=True,
         timeout=seconds,
         check=True,
+        env={**os.environ, "DEBUGINFOD_URLS": ""},  # a download would cost the budget
         preexec_fn=_die_with_parent,  # it must not outlive a collector that is killed
         text=True,
         errors="replace",

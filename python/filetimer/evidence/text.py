@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from filetimer.evidence.model import Member, Report, Stack, Task
 from filetimer.evidence.verdict import where
-from filetimer.server.events import describe_signal
+from filetimer.server.events import describe_attributes, describe_signal
 
 __all__ = ["in_words"]
 
@@ -48,7 +48,7 @@ def _member(member: Member) -> Iterator[str]:
         since = "?" if scope.since is None else f"{scope.since:.3f} s"
         allowed = "?" if scope.allowed is None else f"{scope.allowed:.3f} s"
         due = f"due in {scope.left:.3f} s" if scope.left > 0 else f"due {-scope.left:.3f} s ago"
-        extra = f" {scope.attributes}" if scope.attributes else ""
+        extra = f", {describe_attributes(scope.attributes)}" if scope.attributes else ""
         yield (
             f"  {scope.scope_id!r} open for {since}, allowed {allowed}, {due}, "
             f"on expiry {describe_signal(scope.signal)}{extra}"

@@ -1,9 +1,12 @@
 """Who waits, and who is elsewhere.
 
 In a collective hang all ranks but one wait at the same place for the one that never came.  So the
-workers are grouped by where they are: by the innermost Python frame of the thread that hangs, or,
+workers are grouped by where they are: by the innermost Python line of the thread that hangs, or,
 where there are no stacks, by the scope that is open and the kernel function waited in.  The largest
 group that is larger than all others together waits; the rest is elsewhere.
+
+Native stacks are there for a few of the workers only, and name functions in another way (by their
+class, for one): so the stacks that workers wrote themselves come first, and names do not count.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ __all__ = ["elsewhere", "hanging_stack", "one_of_each_place", "verdict", "where"
 SHOWN = 3  # frames of each kind
 
 
-def hanging_stack(member: Member) -> Stack | None:
-    """The thread that most likely hangs: one in a scope's file, else the main thread."""
-    stacks = [stack for stack in member.native or member.python if stack.frames]
+def hanging_stack(member: Member, stacks: list[Stack]) -> Stack | None:
+    """Of these stacks, that which most likely hangs: in a scope's file, else the main thread's."""
+    stacks = [stack for stack in stacks if stack.frames]
     files = {scope.scope_id.rpartition("#")[0] for scope in member.open} - {""}
     for stack in stacks:
         if any(frame.file in files for frame in stack.frames):
@@ -31,12 +34,18 @@ def hanging_stack(member: Member) -> Stack | None:
 
 def _innermost(member: Member) -> list[Frame]:
     """The frames to show of a hang, innermost first: native ones, then Python's."""
-    stack = hanging_stack(member)
+    stack = hanging_stack(member, member.native or member.python)
     if stack is None:
         return []
     python = [frame for frame in stack.frames if not frame.native]
     first = stack.frames.index(python[0]) if python else len(stack.frames)
-    return stack.frames[:first][:SHOWN] + python[:SHOWN]
+    return _named(stack.frames[:first])[:SHOWN] + python[:SHOWN]
+
+
+def _named(frames: list[Frame]) -> list[Frame]:
+    """Without those of which only the address is known, unless that is all that is known."""
+    named = [frame for frame in frames if not frame.function.startswith(("0x", "???"))]
+    return named or frames[:1]
 
 
 def where(member: Member) -> str | None:
@@ -88,10 +97,10 @@ def _by_place(members: Iterable[Member]) -> list[list[Member]]:
 
 
 def _key(member: Member) -> object:
-    stack = hanging_stack(member)
+    stack = hanging_stack(member, member.python or member.native)
     for frame in stack.frames if stack is not None else ():
         if not frame.native:
-            return frame.file, frame.line, frame.function
+            return frame.file, frame.line
     scopes = tuple(sorted({scope.scope_id for scope in member.open}))
     return scopes, member.tasks[0].wchan if member.tasks else None
 

@@ -6,17 +6,25 @@ goes to ``on_event``.  A callback that raises is logged and changes nothing.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal as signals
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from filetimer.requests import FileTimerRequest
 
-__all__ = ["Event", "EventLog", "EventReporter", "describe_lateness", "describe_signal"]
+__all__ = [
+    "Event",
+    "EventLog",
+    "EventReporter",
+    "describe_attributes",
+    "describe_lateness",
+    "describe_signal",
+]
 
 logger = logging.getLogger("filetimer")
 
@@ -69,7 +77,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     S-11), or what a degraded server lacks.  ``late`` is in seconds past the deadline.  ``count``
     says how many of a kind one event stands for, where it is not one.  ``time`` is Unix time.
     ``evidence`` is the path of the report on a hung worker, ``where`` the innermost frames of its
-    hang.
+    hang.  ``attributes`` are the timer's (SPEC R-12).
     """
 
     name: str
@@ -85,6 +93,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     time: float = 0.0
     evidence: str | None = None
     where: str | None = None
+    attributes: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
@@ -107,6 +116,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(f"pid {self.pid}")
         if self.scope_id is not None:
             parts.append(f"scope {self.scope_id!r}")
+        if self.attributes:
+            parts.append(describe_attributes(self.attributes))
         if self.late is not None:
             parts.append(describe_lateness(self.late))
         if self.signal is not None:
@@ -134,6 +145,16 @@ def describe_signal(signum: int) -> str:
         return signals.Signals(signum).name
     except ValueError:
         return f"signal {signum}"
+
+
+def describe_attributes(attributes: Mapping[str, Any]) -> str:
+    """``rank=3 step=120``; whatever a client wrote, it is printable and on one line."""
+    return " ".join(f"{_word(name)}={_word(value)}" for name, value in attributes.items())
+
+
+def _word(value: object) -> str:
+    plain = isinstance(value, str) and value.isprintable() and value.isascii() and " " not in value
+    return str(value) if plain and value else json.dumps(value)
 
 
 def describe_lateness(late: float) -> str:

@@ -231,6 +231,7 @@ def _describe(
                 "token": None if timer.token is UNSET else timer.token,
                 "deadline": deadline_of(timer),
                 "signal": timer.signal,
+                "attributes": None if timer.attributes is UNSET else timer.attributes,
             }
             for timer in timers[:MAX_TIMERS]
         ],

@@ -363,6 +363,8 @@ def timer_line(worker: Worker[Any], timer: Record) -> bytes:
         record["start_time"] = worker.start_time
     if timer.token is not UNSET:
         record["token"] = timer.token
+    if timer.attributes is not UNSET:
+        record["attributes"] = timer.attributes
     return json.dumps(record).encode("ascii") + b"\n"
 
 

@@ -12,7 +12,7 @@ from filetimer.server.events import EventReporter
 from filetimer.server.findings import NO_FINDINGS, Findings
 from filetimer.server.policy import Policy
 from filetimer.server.process import ProcessHandle
-from filetimer.server.timers import deadline_of
+from filetimer.server.timers import HELD_TOKEN, deadline_of
 from filetimer.wire.decoder import UNSET, Record
 
 __all__ = ["Reaper", "timer_fields"]
@@ -198,8 +198,9 @@ def timer_fields(
     return {
         "pid": timer.pid,
         "scope_id": timer.scope_id,
-        "token": None if timer.token is UNSET else timer.token,
+        "token": None if timer.token in (UNSET, HELD_TOKEN) else timer.token,
         "expiration_time": timer.expiration_time,
         "signal": signum,
         "late": None if now is None else now - deadline_of(timer),
+        "attributes": None if timer.attributes is UNSET else timer.attributes,
     }

@@ -10,10 +10,16 @@ release may have been lost with it.  In that last case nobody may be killed on w
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from filetimer.server.journal import Chunk, JournalError, boot_id, own_records, read_journal
+from filetimer.server.journal import (
+    Chunk,
+    JournalError,
+    boot_id,
+    own_records,
+    read_journal,
+)
 from filetimer.server.process import TICK, ProcessHandle, open_process, started_at
 from filetimer.server.timers import Host, Now, TimerTable, Worker
 from filetimer.wire.decoder import LineDecoder, Record, Rejection

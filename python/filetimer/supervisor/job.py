@@ -16,7 +16,7 @@ from typing import Any
 
 from filetimer.client.environment import PATH_VARIABLES
 from filetimer.server import events
-from filetimer.server.events import Event, describe_lateness, describe_signal
+from filetimer.server.events import Event, describe_attributes, describe_lateness, describe_signal
 from filetimer.supervisor.children import adopt_orphans
 from filetimer.supervisor.group import Worker, WorkerGroup
 from filetimer.supervisor.held_server import HeldServer, ServerOptions
@@ -235,9 +235,10 @@ def _start(server: HeldServer) -> None:
 
 def _reaped(event: Event, rank: int | None) -> str:
     who = f"pid {event.pid}" if rank is None else f"rank {rank} (pid {event.pid})"
+    given = f" ({describe_attributes(event.attributes)})" if event.attributes else ""
     line = (
-        f"{who} was reaped in scope {event.scope_id!r}, {describe_lateness(event.late or 0.0)} "
-        f"({describe_signal(event.signal or 0)})"
+        f"{who} was reaped in scope {event.scope_id!r}{given}, "
+        f"{describe_lateness(event.late or 0.0)} ({describe_signal(event.signal or 0)})"
     )
     if event.evidence is not None:
         line += f"; evidence in {event.evidence}"

@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 _Integer = Annotated[int, Meta(ge=0, lt=2**53)]  # SPEC R-3
+# SPEC R-12, in bounded memory; flat, so that a record has no reference cycles.
+_Attributes = Annotated[dict[str, str | bool | int | float], Meta(max_length=8)]
 
 
 class Record(msgspec.Struct, gc=False):
@@ -49,6 +51,7 @@ class Record(msgspec.Struct, gc=False):
     start_time: _Integer | UnsetType = UNSET
     pid_ns: _Integer | UnsetType = UNSET
     token: _Integer | UnsetType = UNSET
+    attributes: _Attributes | UnsetType = UNSET
 
 
 SHOWN = 200  # bytes of a bad line that a rejection keeps
@@ -220,9 +223,9 @@ def record_from(value: dict[str, Any]) -> Record:
         if name not in value:
             raise BadLine("missing_field", f"the field {name!r} is missing")
     known = {name: value[name] for name in (*_REQUIRED, *_OPTIONAL) if name in value}
-    if isinstance(known["scope_id"], str):
-        known["scope_id"] = _HALF_SURROGATE.sub("\ufffd", known["scope_id"])
-    return Record(**{name: _checked(name, field) for name, field in known.items()})
+    known["scope_id"] = _well_formed(known["scope_id"])
+    checked = {name: _checked(name, field) for name, field in known.items()}
+    return Record(**checked, attributes=_attributes(value.get("attributes")))
 
 
 def checked_record(value: dict[str, Any]) -> Record | Rejection:
@@ -241,6 +244,23 @@ def _checked(name: str, value: object) -> Any:
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         # UnicodeEncodeError: half a surrogate pair, which msgspec cannot take for a string.
         raise BadLine(f"bad_{name}", f"field {name!r}: {error}") from None
+
+
+def _attributes(value: object) -> Any:
+    """Those of a record; ``UNSET`` if they are other than SPEC R-12 says: no reason to reject."""
+    if not isinstance(value, dict):
+        return UNSET
+    flat = {_well_formed(key): _well_formed(field) for key, field in value.items()}
+    if not all(math.isfinite(field) for field in flat.values() if isinstance(field, float)):
+        return UNSET
+    try:
+        return msgspec.convert(flat, _Attributes)
+    except msgspec.ValidationError:
+        return UNSET
+
+
+def _well_formed(value: Any) -> Any:
+    return _HALF_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -6,13 +6,23 @@ operation.  The template cache is bounded; dynamic scope names cost an encoding 
 
 from __future__ import annotations
 
+import math
 import re
 from json.encoder import encode_basestring_ascii
 
+from filetimer.api import Attributes
 from filetimer.wire import MAX_SENT
 
-__all__ = ["RecordEncoder", "Templates", "encode_scope", "too_long", "well_formed"]
+__all__ = [
+    "RecordEncoder",
+    "Templates",
+    "encode_attributes",
+    "encode_scope",
+    "too_long",
+    "well_formed",
+]
 
+MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE = 8, 256  # SPEC R-12: pairs, bytes
 MAX_SCOPES = 1024  # scopes whose templates are kept
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -30,6 +40,45 @@ def encode_scope(scope_id: str) -> bytes:
     return encode_basestring_ascii(well_formed(scope_id)).encode("ascii")
 
 
+def encode_attributes(attributes: Attributes) -> bytes:
+    """The attributes as a JSON object in ASCII; nothing where there are none.
+
+    Raises ValueError for what SPEC R-12 does not allow.
+    """
+    if not attributes:
+        return b""
+    pairs = [
+        f"{_encode_name(name)}: {_encode_value(name, attributes[name])}" for name in attributes
+    ]
+    encoded = ("{" + ", ".join(pairs) + "}").encode("ascii")
+    if len(pairs) > MAX_ATTRIBUTES or len(encoded) > MAX_ATTRIBUTES_SIZE:
+        raise ValueError(
+            f"{len(pairs)} attributes of {len(encoded)} bytes are too many: at most "
+            f"{MAX_ATTRIBUTES} fit, and {MAX_ATTRIBUTES_SIZE} bytes"
+        )
+    return encoded
+
+
+def _encode_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the name of an attribute must be a non-empty string, not {name!r}")
+    return encode_basestring_ascii(well_formed(name))
+
+
+def _encode_value(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return encode_basestring_ascii(well_formed(value))
+    if isinstance(value, int) and abs(value) < 2**53:
+        return int.__repr__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float.__repr__(value)
+    raise ValueError(
+        f"the attribute {name!r} must be a string, a boolean or a finite number, not {value!r}"
+    )
+
+
 class Templates:
     """What the records of one scope share, ready for ``%``.
 
@@ -40,15 +89,20 @@ class Templates:
 
     __slots__ = ("acquire", "acquire_token", "deadline", "release", "release_token")
 
-    def __init__(self, version: int, head: bytes, signal: int, identity: bytes) -> None:
+    def __init__(
+        self, version: int, head: bytes, signal: int, identity: bytes, attributes: bytes = b""
+    ) -> None:
         # SPEC V-1: version 2 only adds to version 1, where %.0a takes an argument, writes nothing.
         deadline = b', "deadline": %.6f' if version >= 2 else b"%.0a"
         token = b', "token": %d' if version >= 2 else b"%.0a"
         escaped = head.replace(b"%", b"%%")
         acquire = escaped + b'%%.6f, "signal": %d' % signal + deadline + identity
         release = b'-1, "signal": 0' + identity  # SPEC R-9
-        self.acquire = acquire + b"}\n"
-        self.acquire_token = acquire + token + b"}\n"
+        end = b"}\n"
+        if attributes and version >= 2:
+            end = b', "attributes": ' + attributes.replace(b"%", b"%%") + end
+        self.acquire = acquire + end
+        self.acquire_token = acquire + token + end
         self.release = head + release + b"}\n"
         self.release_token = escaped + release + token + b"}\n"
         self.deadline = 0.0
@@ -61,11 +115,12 @@ class RecordEncoder:
         version: 1 (the five fields that torch knows) or 2.
         pid: the worker; ``start_time`` and ``pid_ns`` as in SPEC section 3, None when unknown.
         signal: what the server shall send when a timer expires.
+        attributes: of all its timers, encoded (:func:`encode_attributes`).
 
     ``known`` has the templates of scopes that were seen before: a client looks there itself.
     """
 
-    __slots__ = ("_identity", "known", "pid", "signal", "version")
+    __slots__ = ("_attributes", "_identity", "known", "pid", "signal", "version")
 
     def __init__(
         self,
@@ -74,7 +129,9 @@ class RecordEncoder:
         signal: int,
         start_time: int | None = None,
         pid_ns: int | None = None,
+        attributes: bytes = b"",
     ) -> None:
+        self._attributes = attributes
         self.version, self.pid, self.signal = version, pid, int(signal)
         # SPEC V-4: what is unknown is left out.
         self._identity = b""
@@ -115,14 +172,21 @@ class RecordEncoder:
         Raises ValueError for an empty scope, RuntimeError for one whose release would be longer
         than ``MAX_SENT`` bytes; an acquire is the longer one, and needs a look at each.
         """
-        if not scope_id:
-            raise ValueError("scope_id must not be empty")  # SPEC R-11
-        templates = Templates(self.version, self._head(scope_id), self.signal, self._identity)
-        if len(templates.release) > MAX_SENT:
-            raise too_long(templates.release, scope_id)
+        templates = self.templates(scope_id, self._attributes)
         if len(self.known) >= MAX_SCOPES:
             self.known.clear()
         self.known[scope_id] = templates
+        return templates
+
+    def templates(self, scope_id: str, attributes: bytes) -> Templates:
+        """Templates that are not kept, with other attributes.  Raises as :meth:`learn` does."""
+        if not scope_id:
+            raise ValueError("scope_id must not be empty")  # SPEC R-11
+        templates = Templates(
+            self.version, self._head(scope_id), self.signal, self._identity, attributes
+        )
+        if len(templates.release) > MAX_SENT:
+            raise too_long(templates.release, scope_id)
         return templates
 
     def _head(self, scope_id: str) -> bytes:

@@ -1,0 +1,1 @@
+"""One measure a module: ``rows(effort)`` measures, and yields the rows of the table."""

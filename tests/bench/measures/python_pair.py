@@ -1,0 +1,97 @@
+"""A pair, acquire and release, in Python: beside two os.write, and beside torch's client."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench.bed import SCOPE, DrainedFifo, Server, folder, has_torch, server
+from bench.clients import BURST, CLIENTS, pairs, torch_client, two_writes
+from bench.samples import Effort, alternate, no_garbage, ratios, spread, time_of
+from bench.table import Row, Target
+
+AT_MOST = {"FileTimerClient": 3.0, "NativeTimerClient": 2.0}  # times two os.write
+FASTER = {"FileTimerClient": 8.0, "NativeTimerClient": 15.0}  # than torch, in bursts
+FASTER_COLD = 5.0
+SETTLE = 0.25  # seconds after a burst, so that torch's server has read it
+
+
+def rows(effort: Effort) -> Iterator[Row]:
+    yield from _beside_writes(effort)
+    if has_torch():
+        with folder() as where, server("ours", where) as ours, server("torch", where) as torchs:
+            yield from _bursts_beside_torch(effort, ours, torchs)
+            yield from _cold_beside_torch(effort, ours, torchs)
+
+
+def _beside_writes(effort: Effort) -> Iterator[Row]:
+    with folder() as where, no_garbage():
+        fifo = DrainedFifo(where / "fifo")
+        clients = {name: make(fifo.path) for name, make in CLIENTS.items()}
+        bursts = {name: pairs(client) for name, client in clients.items()}
+        bursts["two os.write"] = two_writes(fifo, clients["FileTimerClient"])
+        took = alternate(_timed(bursts, BURST), effort(400, 100), fifo.drain)
+    for name in CLIENTS:
+        ratio = ratios(took[name], took["two os.write"])
+        yield Row(
+            f"pair back to back, `{name}`",
+            spread(took[name]).text("us"),
+            f"two `os.write` of the same bytes: {spread(took['two os.write']).text('us')}",
+            (Target(ratio.median, "x", at_most=AT_MOST[name]),),
+        )
+
+
+def _bursts_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator[Row]:
+    clients = _clients(ours, torchs)
+    bursts = {name: pairs(client) for name, client in clients.items()}
+    with no_garbage():
+        took = alternate(_timed(bursts, BURST), effort(40, 12), lambda: time.sleep(SETTLE))
+    for name in CLIENTS:
+        ratio = ratios(took["torch"], took[name])
+        yield Row(
+            f"pairs in bursts of {BURST}, `{name}`, each with its server",
+            spread(took[name]).text("us"),
+            f"torch: {spread(took['torch']).text('us')}",
+            (Target(ratio.median, "x faster", at_least=FASTER[name], digits=1),),
+        )
+
+
+def _cold_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator[Row]:
+    clients = _clients(ours, torchs)
+    sides = {name: pairs(client, 1) for name, client in clients.items()}
+    fd = os.open(ours.path, os.O_WRONLY | os.O_NONBLOCK)
+    sides["two os.write"] = _two_lines(fd)
+    took = alternate(_timed(sides, 1), effort(500, 150), lambda: time.sleep(0.01))
+    os.close(fd)
+    limit = f"two `os.write`: {spread(took['two os.write']).text('us')}"
+    for name in CLIENTS:
+        ratio = ratios(took["torch"], took[name])
+        yield Row(
+            f"one pair every 10 ms, `{name}`, cold caches",
+            spread(took[name]).text("us"),
+            f"torch: {spread(took['torch']).text('us')}; {limit}",
+            (Target(ratio.median, "x faster", at_least=FASTER_COLD, digits=1),),
+        )
+
+
+def _clients(ours: Server, torchs: Server) -> dict[str, Any]:
+    clients = {name: make(str(ours.path)) for name, make in CLIENTS.items()}
+    return {**clients, "torch": torch_client(str(torchs.path))}
+
+
+def _two_lines(fd: int) -> Callable[[], None]:
+    """Two records that no server minds: releases of nothing."""
+    line = b'{"version": 1, "pid": %d, "scope_id": "%s", "expiration_time": -1, "signal": 0}\n'
+    record = line % (os.getpid(), SCOPE.encode() + b"x" * 60)  # as long as a pair's, about
+
+    def two() -> None:
+        os.write(fd, record)
+        os.write(fd, record)
+
+    return two
+
+
+def _timed(bursts: dict[str, Callable[[], None]], parts: int) -> dict[str, Callable[[], float]]:
+    return {name: lambda burst=burst: time_of(burst, parts) for name, burst in bursts.items()}  # type: ignore[misc]
