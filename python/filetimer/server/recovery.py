@@ -10,7 +10,7 @@ release may have been lost with it.  In that last case nobody may be killed on w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from filetimer.server.journal import (
