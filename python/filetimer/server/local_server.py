@@ -13,7 +13,7 @@ from typing import Any
 from filetimer.api import RequestQueue, TimerRequest, TimerServer
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter
-from filetimer.server.loop import ServerLoop, read_clocks
+from filetimer.server.loop import Received, ServerLoop, read_clocks
 from filetimer.server.process import ProcessHandle, this_host
 from filetimer.server.timers import Now, Worker
 from filetimer.server.watchdog import Watchdog
@@ -156,7 +156,7 @@ class _QueueSource:
     def fileno(self) -> int:
         return self._fd
 
-    def receive(self, now: Now) -> list[Record | Rejection]:
+    def receive(self, now: Now, urgent: bool) -> Received:
         if self._pump is not None:
             return list(map(_to_record, self._pump.take()))
         # SPEC S-7: all that is there, and no more than that.
