@@ -56,7 +56,8 @@ class FifoSource:
         self._journal: Journal | None = None
         self._new_journal: Callable[[State, Now], Journal] | None = None
         self._retry_at = float("inf")
-        self._offset = float("nan")  # from the monotonic clock to the wall clock
+        self._offset = time.time() - time.monotonic()  # from the monotonic clock to the wall clock
+        self._steady = True  # whether it was that before
         _sources.add(self)
 
     def open_journal(
@@ -119,6 +120,8 @@ class FifoSource:
 
     def receive(self, now: Now, urgent: bool) -> Received:
         """Everything that is in the pipe now; if it is ``urgent``, no more (SPEC S-7)."""
+        offset = now.wall - now.monotonic
+        self._offset, self._steady = offset, abs(offset - self._offset) < STEADY
         # What was taken must not be lost: it stays with us until all of it is decoded.
         chunk = self._take(now)
         self._undecoded += chunk
@@ -137,11 +140,8 @@ class FifoSource:
 
         The pipe's modification time tells, on the wall clock; of no use if that has just been set.
         """
-        offset, before = now.wall - now.monotonic, self._offset
-        self._offset = offset
         age = now.wall - os.fstat(self._fifo.fd).st_mtime
-        steady = abs(offset - before) < STEADY
-        return now.monotonic - age if steady and age > 0 else float("inf")
+        return now.monotonic - age if self._steady and age > 0 else float("inf")
 
     def acted(self, now: Now, notes: bytes) -> None:
         """Write down that timers were acted on, and what is to be noted."""
