@@ -1,4 +1,4 @@
-"""Workers that are stopped, by SIGSTOP or a debugger: their deadlines wait with them.
+"""Workers that are stopped, by SIGSTOP or a debugger: their deadlines wait (SPEC S-22).
 
 A stopped process does nothing, and so cannot be late by its own fault.  No event tells of the stop
 of a process that is not our child, so the workers are looked at: every ``LOOK`` seconds, and before

@@ -39,7 +39,7 @@ HELD_TOKEN = 2**53 - 1
 Clients count up from a random start of 52 bits, or draw 53 of them (SPEC C-8): none has it.
 """
 
-# SPEC X-1: valid records, too, must not fill the memory.
+# SPEC X-3: valid records, too, must not fill the memory.
 MAX_TIMERS = 250_000
 MAX_TIMERS_OF_WORKER = 10_000
 
@@ -182,7 +182,7 @@ class TimerTable(Generic[P]):
         return self._warnings.next()
 
     def overdue(self, monotonic: float) -> list[Record]:
-        """The timers that have become overdue by ``monotonic``, each once."""
+        """The timers that have become overdue by ``monotonic``, each once (SPEC S-21)."""
         found = []
         while (timer := self._warnings.pop(monotonic)) is not None:
             found.append(timer)
@@ -345,7 +345,7 @@ class TimerTable(Generic[P]):
     def _expiry(self, worker: Worker[P], timers: list[Record]) -> Expiry[P]:
         # SPEC S-8: of several, the earliest with a signal decides; the heap gave them in order.
         decisive = next((timer for timer in timers if timer.signal > 0), None)
-        if self._policy.report_only:
+        if self._policy.report_only:  # SPEC S-20
             decisive = None
         if decisive is not None:
             self._drop_timers(worker)
