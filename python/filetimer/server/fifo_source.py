@@ -56,8 +56,8 @@ class FifoSource:
         self._journal: Journal | None = None
         self._new_journal: Callable[[State, Now], Journal] | None = None
         self._retry_at = float("inf")
-        self._offset = time.time() - time.monotonic()  # from the monotonic clock to the wall clock
-        self._steady = True  # whether it was that before
+        self._offset = time.time() - time.monotonic()
+        self._steady = True  # whether the clocks ran alike between the last two looks
         _sources.add(self)
 
     def open_journal(
@@ -120,8 +120,8 @@ class FifoSource:
 
     def receive(self, now: Now, urgent: bool) -> Received:
         """Everything that is in the pipe now; if it is ``urgent``, no more (SPEC S-7)."""
-        offset = now.wall - now.monotonic
-        self._offset, self._steady = offset, abs(offset - self._offset) < STEADY
+        offset, before = now.wall - now.monotonic, self._offset
+        self._offset, self._steady = offset, abs(offset - before) < STEADY
         # What was taken must not be lost: it stays with us until all of it is decoded.
         chunk = self._take(now)
         self._undecoded += chunk
