@@ -79,15 +79,17 @@ def measure(kind: str, kills: int = 40) -> dict[str, float]:
     """Flood a server while ``kills`` workers hang.
 
     The numbers: ``kills``; ``lost``, workers that were not killed; ``median_ms`` and ``worst_ms``,
-    from a deadline to the death; ``acquire_worst_ms``, the longest call that opened a timer.
+    from a deadline to the death; ``acquire_worst_ms``, the longest call that opened a timer;
+    ``server_mb``, the most memory that the server had.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "timers")
         os.environ["FILETIMER_RUNTIME_DIR"] = os.path.join(directory, "runtime")
-        with _server(path):
+        with _server(path) as server:
             before = [_Worker(path) for _ in range(kills // 2)]
             with _writer(path, KINDS[kind]):
                 seen = list(_watch(before, path, kills - len(before)))
+                memory = _peak_memory(server)
     died = [kill for kill in seen if kill is not None]
     late = [1000 * kill.late for kill in died] or [float("inf")]
     return {
@@ -96,6 +98,7 @@ def measure(kind: str, kills: int = 40) -> dict[str, float]:
         "early": sum(1 for kill in died if kill.late < 0),
         "median_ms": statistics.median(late),
         "worst_ms": max(late),
+        "server_mb": memory / 1e6,
         "acquire_worst_ms": 1000 * max((kill.acquire for kill in died), default=float("inf")),
     }
 
@@ -164,7 +167,7 @@ def _hang(path: str, after: float, writer: int) -> None:
 
 
 @contextmanager
-def _server(path: str) -> Iterator[None]:
+def _server(path: str) -> Iterator[int]:
     options = json.dumps({"file_path": path, "run_id": "flood"})
     server = subprocess.Popen(
         [sys.executable, "-m", "filetimer.server", options],
@@ -176,13 +179,19 @@ def _server(path: str) -> Iterator[None]:
     try:
         while b'"ready"' not in server.stdout.readline():
             pass
-        yield
+        yield server.pid
         server.stdin.close()
         server.stdout.read()
         server.wait(PATIENCE)
     finally:
         server.kill()
         server.wait()
+
+
+def _peak_memory(pid: int) -> int:
+    """Of this process, in bytes."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
 @contextmanager

@@ -114,6 +114,13 @@ class TestWarnAfter:
             Policy(warn_after=value)
 
 
+class TestKillAfter:
+    @pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
+    def test_a_value_that_makes_no_sense_is_refused(self, value: float) -> None:
+        with pytest.raises(ValueError, match="kill_after must be"):
+            Policy(kill_after=value)
+
+
 FAMILY = """
     import subprocess, sys, time, filetimer as timer
     nap = [sys.executable, "-c", "import time; time.sleep(600)"]
