@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import select
@@ -118,6 +119,7 @@ def virtual_exit_at_once(workers: int = 10_000, timers: int = 10) -> dict[str, f
     that were set; ``set_ms``, to decode and set them all; ``next_ms``, to find the first deadline;
     ``exit_ms``, until all exits were processed; ``left``, timers after that; ``killed``.
     """
+    logging.getLogger("filetimer").setLevel(logging.ERROR)  # as in `python -m filetimer.server`
     events: list[Event] = []
     reporter = EventReporter(on_event=events.append)
     host = Host(pid=1 << 22)

@@ -14,12 +14,11 @@ from filetimer.server import events
 from filetimer.server.events import EventReporter
 from filetimer.server.fifo import ServerFifo
 from filetimer.server.journal import BOUND, Journal, State, journal_header
-from filetimer.server.loop import Received
 from filetimer.server.process import ProcessHandle, read_stat, this_host
 from filetimer.server.recovery import Recovered, recover
 from filetimer.server.sweep import sweep
 from filetimer.server.timers import Host, Now, Worker
-from filetimer.wire.decoder import LineDecoder
+from filetimer.wire.decoder import LineDecoder, Received
 
 __all__ = ["FifoSource"]
 

@@ -15,12 +15,12 @@ from typing import Any
 from filetimer.api import RequestQueue, TimerRequest, TimerServer
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter
-from filetimer.server.loop import Received, ServerLoop, read_clocks
+from filetimer.server.loop import ServerLoop, read_clocks
 from filetimer.server.policy import Policy
 from filetimer.server.process import ProcessHandle, this_host
 from filetimer.server.timers import Now, Worker
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Record, Rejection, checked_record
+from filetimer.wire.decoder import Received, Record, Rejection, checked_record
 
 __all__ = ["LocalTimerServer", "MultiprocessingRequestQueue"]
 

@@ -6,6 +6,7 @@ Idle means asleep; ``max_interval`` bounds the sleep only so that progress can b
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -16,9 +17,9 @@ from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import Now, Worker
 from filetimer.server.waiter import Waiter, minimise_timer_slack
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Garbage, Record, Rejection
+from filetimer.wire.decoder import Received
 
-__all__ = ["Received", "ServerLoop", "Source", "read_clocks"]
+__all__ = ["ServerLoop", "Source", "read_clocks"]
 
 logger = logging.getLogger("filetimer")
 
@@ -28,12 +29,10 @@ FAST = 0.0005  # seconds between two chunks that count as fast
 MANY = 3  # records in one chunk that count as fast
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
+MOST_EXITS = 100  # that are worked off in one pass: some milliseconds by which it may delay a kill
 BALLAST = 4 << 20  # bytes that are given up when memory runs out, so that there is some to go on
 
 FAULT_PAUSE = 0.1  # seconds: a pass that keeps failing must not spin
-
-
-Received = list[Record | Rejection | Garbage]
 
 
 def read_clocks() -> Now:
@@ -180,7 +179,8 @@ class ServerLoop:
         return beat if deadline is None else min(beat, deadline)
 
     def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
-        for fd in ready & self._watched.keys():
+        # A whole job may exit at once; the next pass, which comes at once, sees the others.
+        for fd in itertools.islice(ready & self._watched.keys(), MOST_EXITS):
             watchdog.process_exited(self._watched[fd], now)
         if self._unwatched and now.monotonic >= self._next_look:
             watchdog.forget_dead(self._unwatched, now)

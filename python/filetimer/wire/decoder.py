@@ -24,6 +24,7 @@ __all__ = [
     "BadLine",
     "Garbage",
     "LineDecoder",
+    "Received",
     "Record",
     "Rejection",
     "checked_record",
@@ -107,6 +108,10 @@ class Garbage(msgspec.Struct, gc=False):
         return self.text[:-1].split(b"\n")
 
 
+Received = list[Record | Rejection | Garbage]
+"""What bytes came to, in order."""
+
+
 class LineDecoder:
     """Cuts a byte stream into lines and lines into records, in bounded memory (SPEC F-4, X-1).
 
@@ -133,7 +138,7 @@ class LineDecoder:
                 verdicts.append(result)
         return verdicts
 
-    def feed_fast(self, data: bytes) -> list[Record | Rejection | Garbage]:
+    def feed_fast(self, data: bytes) -> Received:
         """As :meth:`feed`, with lines that cannot be records not yet judged."""
         data = self._partial + data
         end = data.rfind(b"\n") + 1
@@ -149,14 +154,14 @@ class LineDecoder:
         return results
 
 
-def _decode_lines(data: bytes, oversize_head: bytes | None) -> list[Record | Rejection | Garbage]:
+def _decode_lines(data: bytes, oversize_head: bytes | None) -> Received:
     """The verdicts on whole lines.  ``oversize_head``: as in :func:`judge_line`, of the first."""
     if oversize_head is None and _fits(data) and _is_utf8(data):
         try:
             return list(map(_decode, data[:-1].split(b"\n")))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # at least one is bad: judge them one by one
-    results: list[Record | Rejection | Garbage] = []
+    results: Received = []
     seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
     if oversize_head is not None:
         line, _, data = data.partition(b"\n")

@@ -61,6 +61,12 @@ def test_report_only(act):
     assert outcome.named("kill worker process") == []
 
 
+def test_run_tells_what_would_have_been(bench):
+    result = bench("run", "--report-only", "--", *bench.script(HANGS_FOR_A_WHILE))
+    assert b"timer expired" in result.stderr
+    assert b"SIGKILL was not sent" in result.stderr
+
+
 def test_report_only_collects_no_evidence(bench, act):
     assert act(["--report-only", "--evidence", "seen"], HANGS_FOR_A_WHILE).status == 0
     assert not (bench.directory / "seen").exists()
