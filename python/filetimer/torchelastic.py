@@ -16,6 +16,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import os
 import signal as signals
 import sys
@@ -37,6 +38,11 @@ TIMER_PACKAGE = "torch.distributed.elastic.timer"
 AGENT_MODULE = "torch.distributed.elastic.agent.server.local_elastic_agent"
 ENABLE = "TORCHELASTIC_ENABLE_FILE_TIMER"
 EVIDENCE = "FILETIMER_EVIDENCE"  # where reports on hung workers go; empty or not set: none
+KILL_AFTER = "FILETIMER_KILL_AFTER"  # seconds; the variables here are keywords of the server
+WARN_AFTER = "FILETIMER_WARN_AFTER"  # a fraction below 1, or seconds
+REPORT_ONLY = "FILETIMER_REPORT_ONLY"  # these are on unless empty or 0
+REAP_TREE = "FILETIMER_REAP_TREE"
+HOLD_STOPPED = "FILETIMER_HOLD_STOPPED"
 PATH = "FILETIMER_PATH"  # goes before TORCHELASTIC_TIMER_FILE in every client (SPEC T-1)
 
 
@@ -146,9 +152,9 @@ class FileTimerServer(file_server.FileTimerServer):
             daemon,
             None if log_event is None else self._callback,
             on_event=self._on_event,
-            kill_after=kill_after,
             journal=journal,
             evidence=evidence or os.environ.get(EVIDENCE) or None,
+            **_policy_from_environment(kill_after),
         )
 
     def start(self) -> None:
@@ -186,6 +192,31 @@ class FileTimerServer(file_server.FileTimerServer):
             self._names.pop(event.pid or 0, None)
         if self._listener is not None:
             self._listener(event)
+
+
+def _policy_from_environment(kill_after: float | None) -> dict[str, Any]:
+    """What becomes of stuck workers, as the variables say.  One that makes no sense is logged."""
+    return {
+        "kill_after": kill_after if kill_after is not None else _seconds(KILL_AFTER),
+        "warn_after": _seconds(WARN_AFTER),
+        "report_only": os.environ.get(REPORT_ONLY, "") not in ("", "0"),
+        "reap_tree": os.environ.get(REAP_TREE, "") not in ("", "0"),
+        "hold_stopped": os.environ.get(HOLD_STOPPED, "") not in ("", "0"),
+    }
+
+
+def _seconds(name: str) -> float | None:
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if 0 < seconds < math.inf:
+        return seconds
+    logger.error("filetimer: %s must be a positive number, and is ignored: %r", name, text)
+    return None
 
 
 class _AgentCallback:

@@ -19,6 +19,7 @@ import pytest
 import filetimer
 from filetimer import torchelastic, torchrun_handler
 from filetimer.cli.main import main
+from filetimer.server.policy import Policy
 
 
 class TorchsServer:
@@ -307,6 +308,22 @@ def test_workers_are_told_that_the_server_is_ours(
     assert os.environ["FILETIMER_PATH"] == path
     server.stop()
     assert "FILETIMER_PATH" not in os.environ
+
+
+def test_policies_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {
+        "REPORT_ONLY": "1",
+        "REAP_TREE": "0",
+        "HOLD_STOPPED": "",
+        "WARN_AFTER": "0.8",
+        "KILL_AFTER": "soon",
+    }.items():
+        monkeypatch.setenv(f"FILETIMER_{name}", value)
+    server = torchelastic.FileTimerServer(str(tmp_path / "f"), "x")
+    assert server._watchdog._policy == Policy(None, True, 0.8, False, False)
+    assert "FILETIMER_KILL_AFTER must be a positive number" in caplog.text
 
 
 def test_the_signals_of_the_agent_come_through_the_callback(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_compacted_journal_keeps_what_is_held(tmp_path: Path) -> None:
     received, own = read_journal(path, now)[1]
     assert (received.own, own.own) == (False, True)
     assert received.data.endswith(b"half a li")
-    assert b'"pid": 51' in received.data
-    assert b'"pid": 50' not in received.data
+    assert b'"pid":51' in received.data
+    assert b'"pid":50' not in received.data
     (stand_in,) = own_records(own)
     assert (stand_in.pid, stand_in.token, stand_in.deadline) == (50, HELD_TOKEN, 10.0 + BUDGET)

@@ -126,6 +126,8 @@ class TestDescriptors:
         assert server.stdout.readline() == "full\n"
         write_line(fifo_path, record(sleeper.pid, 0.2))
         assert sleeper.wait(PATIENCE) == -signal.SIGKILL
+        told = [server.stdout.readline() for _ in range(2)]
+        assert told == ["server degraded descriptors None\n", f"worker died None {sleeper.pid}\n"]
 
     def test_a_worker_that_cannot_be_looked_at_is_neither_dead_nor_signalled(
         self, sleeper: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch

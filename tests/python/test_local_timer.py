@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from support import PATIENCE, EventList, census, eventually
 
 import filetimer as timer
+from filetimer.server.process import ProcessHandle
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -151,3 +153,39 @@ def test_the_request_queue() -> None:
         assert 1 <= len(batch) <= 2
         got += [request.worker_id for request in batch]
     assert got == [0, 1, 2]
+
+
+def test_one_that_only_reports_signals_nobody(context: Any, queue: Any, events: EventList) -> None:
+    server = timer.LocalTimerServer(queue, on_event=events, report_only=True, warn_after=0.01)
+    server.start()
+    worker = context.Process(target=hang, args=(queue,))
+    worker.start()
+    try:
+        (expired,) = events.wait_for("timer expired")
+        assert expired.detail == "SIGKILL was not sent"
+        assert events.wait_for("timer overdue")[0].pid == worker.pid
+        assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
+        server.stop()
+
+
+def test_to_reap_one_that_cannot_be_signalled_raises_nothing(
+    sleeper: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = timer.LocalTimerServer(mp.get_context("spawn").Queue())
+    server.register_timers([timer.TimerRequest(sleeper.pid, "s", time.time() + 60)])
+
+    def refuse(process: ProcessHandle, signum: int) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessHandle, "send_signal", refuse)
+        assert not server._reap_worker(sleeper.pid)
+    assert sleeper.poll() is None
+    assert server._reap_worker(sleeper.pid)
+    assert sleeper.wait(PATIENCE) == -signal.SIGKILL
+    assert server._reap_worker(sleeper.pid)  # it is gone already
+    server.clear_timers({sleeper.pid})
+    server._watchdog.close()

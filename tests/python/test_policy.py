@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,13 @@ class TestWarnAfter:
     def test_a_value_that_makes_no_sense_is_refused(self, value: float) -> None:
         with pytest.raises(ValueError, match="warn_after must be"):
             Policy(warn_after=value)
+
+
+class TestKillAfter:
+    @pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
+    def test_a_value_that_makes_no_sense_is_refused(self, value: float) -> None:
+        with pytest.raises(ValueError, match="kill_after must be"):
+            Policy(kill_after=value)
 
 
 FAMILY = """
@@ -300,6 +308,52 @@ class TestHoldStopped:
             sleeper.send_signal(signal.SIGSTOP)
             write_line(fifo_path, record(sleeper.pid, 0.1))
             assert sleeper.wait(PATIENCE) == -signal.SIGKILL
+
+
+class TestWithEvidence:
+    """A signal that is held back for evidence (SPEC S-19) beside each of the policies."""
+
+    def test_report_only_collects_none(
+        self, fifo_path: str, events: EventList, sleeper: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        directory = tmp_path / "evidence"
+        with serving(fifo_path, events, report_only=True, evidence=str(directory)):
+            write_line(fifo_path, record(sleeper.pid))
+            events.wait_for("timer expired")
+            time.sleep(0.5)
+        assert sleeper.poll() is None
+        assert not directory.exists()
+
+    def test_descendants_go_when_the_evidence_is_complete(
+        self, fifo_path: str, events: EventList, family: Any, tmp_path: Path
+    ) -> None:
+        worker, pids = family
+        with serving(fifo_path, events, reap_tree=True, evidence=str(tmp_path / "evidence")):
+            hang(worker)
+            assert worker.wait(PATIENCE) == -signal.SIGKILL
+            eventually(lambda: not any(map(runs, pids)))
+            (kill,) = events.wait_for("kill worker process")
+        assert kill.detail == "and 2 descendants"
+        assert kill.evidence is not None
+        assert os.path.exists(kill.evidence)
+
+    def test_a_worker_that_is_stopped_while_its_signal_is_held_is_reaped_all_the_same(
+        self, fifo_path: str, events: EventList, sleeper: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        """No record takes a held signal back, and no stop puts it off: the time is bounded."""
+        directory = str(tmp_path / "evidence")
+        with serving(
+            fifo_path, events, hold_stopped=True, evidence=directory, evidence_budget=2.0
+        ) as server:
+            write_line(fifo_path, record(sleeper.pid))
+            events.wait_for("timer expired")
+            sleeper.send_signal(signal.SIGSTOP)
+            server._watchdog.holding._collector.finished = dict  # type: ignore
+            assert sleeper.wait(PATIENCE) == -signal.SIGKILL
+            (kill,) = events.wait_for("kill worker process")
+        assert events.named("worker held") == []
+        assert kill.late is not None
+        assert kill.late >= 2.0  # the budget, and no more than what a busy machine adds
 
 
 def state_of(pid: int) -> str | None:

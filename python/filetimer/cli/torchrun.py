@@ -1,6 +1,8 @@
 """``filetimer torchrun``: torchrun, with our timer server in its agent.
 
 Reports on hung workers go to ./filetimer-evidence, or to $FILETIMER_EVIDENCE; empty: none.
+FILETIMER_REPORT_ONLY=1, FILETIMER_REAP_TREE=1, FILETIMER_HOLD_STOPPED=1, FILETIMER_WARN_AFTER=W and
+FILETIMER_KILL_AFTER=S are what the options of these names are to ``filetimer run``.
 Arguments, output and exit status are torchrun's: its own ``main`` runs here, in this process.
 """
 

@@ -1,4 +1,4 @@
-"""The descendants of a stuck worker: what it has started, and what those have.
+"""The descendants of a stuck worker: what it has started, and what those have (SPEC S-23).
 
 A data loader's processes hold the memory, and often the GPU, of the worker that they belong to.
 They are found from the worker down, by parent, and in the worker's process group if it leads one,

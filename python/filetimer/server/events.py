@@ -232,11 +232,16 @@ class EventReporter:
         return unwritten
 
     def report(self, name: str, **fields: Any) -> None:
-        """Report one event; ``fields`` are those of :class:`Event`."""
-        key = (name, fields.get("code"))
-        self.counts[key] = self.counts.get(key, 0) + 1
-        if name in LIMITED and not self._may_be_single(key):
+        """Report one event; ``fields`` are those of :class:`Event`.
+
+        ``detail`` may be a function that finds the words, if they are needed.
+        """
+        key, count = (name, fields.get("code")), fields.get("count") or 1
+        self.counts[key] = self.counts.get(key, 0) + count
+        if name in LIMITED and not self._may_be_single(key, count):
             return
+        if callable(fields.get("detail")):
+            fields["detail"] = fields["detail"]()
         self._hand_on(Event(name, time=time.time(), **fields))
 
     def degraded(self, code: str, detail: str) -> None:
@@ -255,14 +260,14 @@ class EventReporter:
         for (name, code), count in withheld.items():
             self._hand_on(Event(name, code=code, count=count, time=time.time()))
 
-    def _may_be_single(self, key: tuple[str, str | None]) -> bool:
+    def _may_be_single(self, key: tuple[str, str | None], count: int) -> bool:
         now = time.monotonic()
         if now >= self._window_end:
             self._window_end, self._single = now + 1.0, 0
         self._single += 1
         if self._single <= MAX_SINGLE:
             return True
-        self._withheld[key] = self._withheld.get(key, 0) + 1
+        self._withheld[key] = self._withheld.get(key, 0) + count
         self.next_flush = self.next_flush or self._window_end
         return False
 

@@ -123,6 +123,7 @@ class FileTimerServer:
             self._unwatch,
             self._before_signal,
             collector,
+            time.monotonic,
         )
         self._thread: threading.Thread | None = None
         self._stop_at_exit = functools.partial(_stop_if_there, weakref.ref(self))
@@ -185,7 +186,7 @@ class FileTimerServer:
             self.start()
         if self._loop is not None:
             with self._lock:
-                self._loop.serve_pass(self._watchdog, set())
+                self._loop.serve_pass(self._watchdog, set(), read=True)
         self.stop()
 
     def settle(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,12 +16,15 @@ from filetimer.api import RequestQueue, TimerRequest, TimerServer
 from filetimer.server import events
 from filetimer.server.events import Event, EventReporter
 from filetimer.server.loop import ServerLoop, read_clocks
+from filetimer.server.policy import Policy
 from filetimer.server.process import ProcessHandle, this_host
 from filetimer.server.timers import Now, Worker
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Record, Rejection, checked_record
+from filetimer.wire.decoder import Received, Record, Rejection, checked_record
 
 __all__ = ["LocalTimerServer", "MultiprocessingRequestQueue"]
+
+logger = logging.getLogger("filetimer")
 
 PUMP_INTERVAL = 0.5  # seconds between a pump thread's looks at whether it shall end
 
@@ -58,6 +63,11 @@ class LocalTimerServer(TimerServer):
         max_interval: longest sleep of the loop, in seconds.  It does not delay kills.
         daemon: whether the thread lets the interpreter exit without :meth:`stop`.
         on_event: called with every :class:`~filetimer.server.events.Event`.
+        report_only: report every expiry, and signal nobody: to watch before you trust.
+        warn_after: report a timer as overdue before it expires: below 1, after that fraction of
+            the time that it allows; from 1 on, after so many seconds.
+        reap_tree: signal a stuck worker's descendants with it.
+        hold_stopped: while a worker is stopped, by SIGSTOP or a debugger, its deadlines wait.
     """
 
     def __init__(
@@ -67,13 +77,22 @@ class LocalTimerServer(TimerServer):
         daemon: bool = True,
         *,
         on_event: Callable[[Event], None] | None = None,
+        report_only: bool = False,
+        warn_after: float | None = None,
+        reap_tree: bool = False,
+        hold_stopped: bool = False,
     ) -> None:
         super().__init__(MultiprocessingRequestQueue(mp_queue), max_interval, daemon)
         self._mp_queue = mp_queue
         self._reporter = EventReporter(on_event=on_event)
         self._lock = threading.RLock()
         self._watchdog = Watchdog(
-            this_host(), self._reporter, watch=self._watch, unwatch=self._unwatch
+            this_host(),
+            self._reporter,
+            policy=Policy(None, report_only, warn_after, reap_tree, hold_stopped),
+            watch=self._watch,
+            unwatch=self._unwatch,
+            clock=time.monotonic,
         )
         self._loop: ServerLoop | None = None
 
@@ -119,8 +138,14 @@ class LocalTimerServer(TimerServer):
     def _reap_worker(self, worker_id: int) -> bool:
         with self._lock:
             worker = self._watchdog.table.workers.get(worker_id)
-            if worker is not None and worker.process.is_alive():
-                worker.process.send_signal(signal.SIGKILL)
+            try:
+                if worker is not None and worker.process.is_alive():
+                    worker.process.send_signal(signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has just ended
+            except OSError:  # it cannot be looked at, or may not be signalled
+                logger.exception("pid %s was not reaped", worker_id)
+                return False
         return True
 
     def _watchdog_loop(self) -> None:
@@ -156,7 +181,7 @@ class _QueueSource:
     def fileno(self) -> int:
         return self._fd
 
-    def receive(self, now: Now) -> list[Record | Rejection]:
+    def receive(self, now: Now, urgent: bool) -> Received:
         if self._pump is not None:
             return list(map(_to_record, self._pump.take()))
         # SPEC S-7: all that is there, and no more than that.

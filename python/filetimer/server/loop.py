@@ -6,6 +6,7 @@ Idle means asleep; ``max_interval`` bounds the sleep only so that progress can b
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -16,7 +17,7 @@ from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import Now, Worker
 from filetimer.server.waiter import Waiter, minimise_timer_slack
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Record, Rejection
+from filetimer.wire.decoder import Received
 
 __all__ = ["ServerLoop", "Source", "read_clocks"]
 
@@ -28,11 +29,8 @@ FAST = 0.0005  # seconds between two chunks that count as fast
 MANY = 3  # records in one chunk that count as fast
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
+MOST_EXITS = 100  # that are worked off in one pass: some milliseconds by which it may delay a kill
 BALLAST = 4 << 20  # bytes that are given up when memory runs out, so that there is some to go on
-
-# Rejections that wait for their report, over which the pipe is read only when a deadline has come:
-# a flood of garbage must wait for us, not we for it.
-MAX_BACKLOG = 20_000
 
 FAULT_PAUSE = 0.1  # seconds: a pass that keeps failing must not spin
 
@@ -48,8 +46,8 @@ class Source(Protocol):
     def fileno(self) -> int:
         """The descriptor that can be read when something has come."""
 
-    def receive(self, now: Now) -> list[Record | Rejection]:
-        """All that has come, and no more: it never waits.  ``now`` is when it is received."""
+    def receive(self, now: Now, urgent: bool) -> Received:
+        """All that has come, and, if it is ``urgent``, no more.  ``now`` is when it is received."""
 
     def written_by(self, now: Now) -> float:
         """By when, in monotonic seconds, what was received had been written."""
@@ -80,7 +78,7 @@ class ServerLoop:
         self._watched: dict[int, ProcessHandle] = {}  # by pidfd
         self._unwatched: set[ProcessHandle] = set()  # looked at from time to time
         self._next_look = 0.0
-        self._unapplied: tuple[list[Record | Rejection], Now] | None = None
+        self._unapplied: tuple[Received, Now] | None = None
         self._ballast: bytearray | None = bytearray(BALLAST)
         self._last_chunk = 0.0
         self._fast = False
@@ -106,12 +104,18 @@ class ServerLoop:
         finally:
             self.close(watchdog)
 
-    def serve_pass(self, watchdog: Watchdog, ready: set[int]) -> None:
-        """Act on what has happened by now.  ``ready``: descriptors that can be read."""
+    def serve_pass(self, watchdog: Watchdog, ready: set[int], read: bool = False) -> None:
+        """Act on what has happened by now.
+
+        ``ready``: descriptors that can be read.  ``read``: whether to read what has come even if
+        that could wait.
+        """
         now = read_clocks()
         # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
-        if watchdog.backlog < MAX_BACKLOG or watchdog.is_due(now.monotonic):
-            self._receive(watchdog, now)
+        urgent = watchdog.is_due(now.monotonic)
+        # SPEC X-1: a flood of garbage waits for us, not we for it.
+        if urgent or read or not watchdog.is_behind:
+            self._receive(watchdog, now, urgent)
         self._see_exits(watchdog, ready, now)
         acted = watchdog.enforce(now.monotonic)
         notes = watchdog.take_notes()
@@ -121,12 +125,12 @@ class ServerLoop:
         self._source.keep(watchdog.table.workers.values(), now, moved)
         self.last_progress = now.wall
 
-    def _receive(self, watchdog: Watchdog, now: Now) -> None:
+    def _receive(self, watchdog: Watchdog, now: Now, urgent: bool) -> None:
         """Apply all that has come.  What memory did not suffice for is applied the next time."""
         if self._unapplied is not None:
             watchdog.receive(*self._unapplied)
         self._unapplied = None
-        results = self._source.receive(now)
+        results = self._source.receive(now, urgent)
         if results:
             self._unapplied = results, now
             watchdog.receive(results, now, self._source.written_by)
@@ -176,7 +180,8 @@ class ServerLoop:
         return beat if deadline is None else min(beat, deadline)
 
     def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
-        for fd in ready & self._watched.keys():
+        # A whole job may exit at once; the next pass, which comes at once, sees the others.
+        for fd in itertools.islice(ready & self._watched.keys(), MOST_EXITS):
             watchdog.process_exited(self._watched[fd], now)
         if self._unwatched and now.monotonic >= self._next_look:
             watchdog.forget_dead(self._unwatched, now)

@@ -30,6 +30,8 @@ class Policy:
     hold_stopped: bool = False
 
     def __post_init__(self) -> None:
+        if self.kill_after is not None and not 0 <= self.kill_after < math.inf:
+            raise ValueError(f"kill_after must be a number of seconds: {self.kill_after!r}")
         if self.warn_after is not None and not 0 < self.warn_after < math.inf:
             raise ValueError(
                 "warn_after must be a fraction below 1, or a number of seconds from 1 on: "

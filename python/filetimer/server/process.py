@@ -32,6 +32,7 @@ __all__ = [
     "this_host",
 ]
 
+_FOR_NOW = (*OUT_OF_DESCRIPTORS, errno.ENOMEM)  # a process may be there and not to be looked at
 TICK = 0.02  # seconds: start times count in hundredths, and clocks are read one after the other
 
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN = 424, 434  # the same on every Linux architecture
@@ -104,7 +105,7 @@ def open_process(pid: int, pidfd_allowed: bool = True) -> ProcessHandle | None:
         if pidfd_allowed and capability() == "pidfd":
             pidfd = _pidfd_open(pid)
     except OSError as error:
-        if error.errno not in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+        if error.errno not in _FOR_NOW:
             return None  # no such process, or a thread's id
         reason = error  # go on by start time
     handle = ProcessHandle(pid, pidfd)
@@ -150,7 +151,7 @@ def _stat_fields(pid: int) -> list[bytes] | None:
     try:
         content = read_file(f"/proc/{pid}/stat")
     except OSError as error:
-        if error.errno in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+        if error.errno in _FOR_NOW:
             raise
         return None
     fields = content.rpartition(b")")[2].split()  # the name may hold anything
@@ -194,7 +195,9 @@ def capability() -> str:
     """How processes are held here: ``pidfd``, ``start_time`` or ``pid``."""
     try:
         os.close(_pidfd_open(os.getpid()))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno in _FOR_NOW:
+            return "pidfd"  # the system has them, if none for us at this moment
         return "pid" if read_stat(os.getpid()) is None else "start_time"
     return "pidfd"
 
@@ -262,7 +265,7 @@ def _from_status(pid: int, name: bytes) -> int | None:
             if line.startswith(name):
                 return int(line.split()[1])
     except OSError as error:
-        if error.errno in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+        if error.errno in _FOR_NOW:
             raise
     except (ValueError, IndexError):
         pass

@@ -32,10 +32,11 @@ class _Dying:
 
 
 class Outcome(NamedTuple):
-    """What came of a signal: the event to report, and why."""
+    """What came of a signal: the event to report, why, and when, in monotonic seconds."""
 
     event: str
     detail: str | None
+    at: float
 
 
 class Reaper:
@@ -61,18 +62,17 @@ class Reaper:
             family = self._family(process)
             process.send_signal(timer.signal)
         except ProcessLookupError:
-            return Outcome(events.WORKER_EXITED, "gone before it was signalled")
+            return Outcome(events.WORKER_EXITED, "gone before it was signalled", now)
         except OSError as error:
-            return Outcome(events.KILL_FAILED, str(error))
+            return Outcome(events.KILL_FAILED, str(error), now)
         _signal_all(family, timer.signal)
         self._await_death(process, timer, now, family)
-        return Outcome(events.KILL_WORKER, f"and {len(family)} descendants" if family else None)
+        detail = f"and {len(family)} descendants" if family else None
+        return Outcome(events.KILL_WORKER, detail, now)
 
-    def report(
-        self, timer: Record, outcome: Outcome, now: float, findings: Findings = NO_FINDINGS
-    ) -> None:
+    def report(self, timer: Record, outcome: Outcome, findings: Findings = NO_FINDINGS) -> None:
         """Report a signal: apart from sending it, so that a slow log delays no other kill."""
-        fields = timer_fields(timer, timer.signal, now)
+        fields = timer_fields(timer, timer.signal, outcome.at)
         evidence, where, problem = findings
         detail = "; ".join(filter(None, (outcome.detail, problem))) or None
         self._report(outcome.event, **fields, detail=detail, evidence=evidence, where=where)

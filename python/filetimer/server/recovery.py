@@ -89,7 +89,8 @@ def replay_table(
     decoder = LineDecoder()
     for i, chunk in enumerate(chunks):
         received = chunk.now
-        read_by = chunks[i + 1].now.monotonic if i + 1 < len(chunks) else ended
+        next_at = chunks[i + 1].now.monotonic if i + 1 < len(chunks) else ended
+        read_by = max(received.monotonic, next_at)  # whatever became of the wall clock since
         # A pass is: receive, apply, act.  That the journal goes on proves that it was completed;
         # after the last chunk the server may have died before it acted, so that is still to do.
         results: Sequence[Record | Rejection]

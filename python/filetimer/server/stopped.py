@@ -1,4 +1,4 @@
-"""Workers that are stopped, by SIGSTOP or a debugger: their deadlines wait with them.
+"""Workers that are stopped, by SIGSTOP or a debugger: their deadlines wait (SPEC S-22).
 
 A stopped process does nothing, and so cannot be late by its own fault.  No event tells of the stop
 of a process that is not our child, so the workers are looked at: every ``LOOK`` seconds, and before
@@ -12,7 +12,7 @@ from __future__ import annotations
 from filetimer.server import events
 from filetimer.server.events import EventReporter
 from filetimer.server.process import ProcessHandle
-from filetimer.server.timers import TimerTable
+from filetimer.server.timers import HELD_TOKEN, TimerTable, Worker
 
 __all__ = ["StoppedWorkers"]
 
@@ -53,7 +53,7 @@ class StoppedWorkers:
             process = worker.process
             if not worker.timers:
                 continue
-            if process.state() in STATES:
+            if process.state() in STATES and not _is_held(worker):
                 self._stopped.add(process)
                 if process not in before:
                     self._report(events.WORKER_HELD, pid=process.pid, detail="it is stopped")
@@ -61,3 +61,8 @@ class StoppedWorkers:
             elif process in before:
                 table.postpone(worker, elapsed, now)
         return bool(before or self._stopped)
+
+
+def _is_held(worker: Worker[ProcessHandle]) -> bool:
+    """Whether its signal is due already: what collects evidence may have to stop it (SPEC S-19)."""
+    return any(timer.token == HELD_TOKEN for timer in worker.timers.values())

@@ -39,7 +39,7 @@ HELD_TOKEN = -1
 No record can name it: the tokens of records are not negative (SPEC R-3).
 """
 
-# SPEC X-1: valid records, too, must not fill the memory.
+# SPEC X-3: valid records, too, must not fill the memory.
 MAX_TIMERS = 250_000
 MAX_TIMERS_OF_WORKER = 10_000
 
@@ -143,6 +143,8 @@ class TimerTable(Generic[P]):
         self._warnings = Deadlines(self._is_live)
         self._policy = policy
         self._too_young = too_young
+        self._batch: Now | None = None  # the receipt that is being applied
+        self._strangers: dict[int, P] = {}  # who was refused in it; let go of
         self._count = 0
         self._max_timers = MAX_TIMERS
 
@@ -180,7 +182,7 @@ class TimerTable(Generic[P]):
         return self._warnings.next()
 
     def overdue(self, monotonic: float) -> list[Record]:
-        """The timers that have become overdue by ``monotonic``, each once."""
+        """The timers that have become overdue by ``monotonic``, each once (SPEC S-21)."""
         found = []
         while (timer := self._warnings.pop(monotonic)) is not None:
             found.append(timer)
@@ -275,11 +277,12 @@ class TimerTable(Generic[P]):
 
     def _admit(self, record: Record, now: Now) -> Worker[P] | None:
         """Establish who acquires (SPEC S-11), or refuse."""
-        reason, process = self._identify(record)
-        if process is None or reason is not None:
-            if process is not None:
-                process.close()
-            self._observer.refused(record, reason or "no_process")
+        reason, process = self._objection(record), None
+        if reason is None:
+            reason, process = self._find(record, now)
+        if reason is not None:
+            self._observer.refused(record, reason)
+        if process is None:
             return None
         predecessor = self.workers.get(record.pid)
         if predecessor is not None:  # SPEC S-12: the pid was recycled
@@ -289,37 +292,60 @@ class TimerTable(Generic[P]):
         self._observer.admitted(worker)
         return worker
 
-    def _identify(self, record: Record) -> tuple[str | None, P | None]:
-        """The first reason of the table in SPEC S-11 that applies, and the process."""
-        host = self._host
-        if record.pid == 1:
-            return "init", None
-        if record.pid == host.pid:
-            return "self", None  # SPEC S-13
-        if _differs(host.pid_ns, record.pid_ns):
-            return "foreign_pid_ns", None
+    def _find(self, record: Record, now: Now) -> tuple[str | None, P | None]:
+        """The process that acquires, or why it may not."""
+        if now is not self._batch:
+            self._batch, self._strangers = now, {}
+        stranger = self._strangers.get(record.pid)
+        if stranger is not None and (reason := self._objection_to(stranger, record)) is not None:
+            return reason, None
         try:
             process = self._open_process(record.pid)
         except OSError:
             return "unidentified", None
         if process is None:
             return "no_process", None
+        reason = self._objection_to(process, record)
+        if reason is None:
+            return None, process
+        process.close()
+        # All records of a batch were written before this look-up, so who is a stranger to one
+        # of them by its time or user stays so: a flood of such records is one look-up.
+        self._strangers[record.pid] = process
+        return reason, None
+
+    # The reasons of SPEC S-11, in their order; the first that applies is reported.
+
+    def _objection(self, record: Record) -> str | None:
+        """What speaks against the record itself."""
+        host = self._host
+        if record.pid == 1:
+            return "init"
+        if record.pid == host.pid:
+            return "self"  # SPEC S-13
+        if _differs(host.pid_ns, record.pid_ns):
+            return "foreign_pid_ns"
+        return None
+
+    def _objection_to(self, process: P, record: Record) -> str | None:
+        """What speaks against its process."""
+        host = self._host
         if process.zombie:
-            return "zombie", process
+            return "zombie"
         if _differs(process.start_time, record.start_time):
-            return "start_time", process
+            return "start_time"
         if record.start_time is UNSET and self._too_young is not None and self._too_young(process):
-            return "no_process", process  # the one that wrote it is gone
+            return "no_process"  # the one that wrote it is gone
         if host.uid is not None and process.uid not in (None, host.uid):
-            return "foreign_uid", process
+            return "foreign_uid"
         if host.time_ns is not None and process.time_ns not in (None, host.time_ns):
-            return "foreign_time_ns", process
-        return None, process
+            return "foreign_time_ns"
+        return None
 
     def _expiry(self, worker: Worker[P], timers: list[Record]) -> Expiry[P]:
         # SPEC S-8: of several, the earliest with a signal decides; the heap gave them in order.
         decisive = next((timer for timer in timers if timer.signal > 0), None)
-        if self._policy.report_only:
+        if self._policy.report_only:  # SPEC S-20
             decisive = None
         if decisive is not None:
             self._drop_timers(worker)

@@ -6,8 +6,8 @@ pass of a server is: ``receive``, then ``process_exited`` for those that have, t
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import functools
 import logging
 import resource
 import time
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from filetimer import debug_info_logging
 from filetimer.server import events
+from filetimer.server.backlog import Backlog
 from filetimer.server.events import EventReporter, describe_signal
 from filetimer.server.holding import Collector, Holding, Kill
 from filetimer.server.journal import event_line
@@ -23,14 +24,13 @@ from filetimer.server.process import TICK, ProcessHandle, open_process, started_
 from filetimer.server.reaper import Outcome, Reaper, timer_fields
 from filetimer.server.stopped import StoppedWorkers
 from filetimer.server.timers import Expiry, Host, Now, TimerTable, Worker, deadline_of
-from filetimer.wire.decoder import Record, Rejection
+from filetimer.wire.decoder import Garbage, Record, Rejection
 
 __all__ = ["Watchdog"]
 
 logger = logging.getLogger("filetimer")
 
 DEFAULT = Policy()
-SLICE = 500  # rejections that are reported in one pass: a millisecond's work
 
 
 def _nothing(process: ProcessHandle) -> None:
@@ -54,6 +54,7 @@ class Watchdog:
         before_signal: called right before a worker is signalled, with the timer that decides.
             It delays the kill, so it must be quick; what it raises is logged.
         collector: looks at a worker before it is signalled; None: signal at once.
+        clock: tells the monotonic time of a signal; None: it is that of the pass.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Watchdog:
         unwatch: Callable[[ProcessHandle], None] = _nothing,
         before_signal: Callable[[ProcessHandle, Record], None] = _nothing_before,
         collector: Collector | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.table: TimerTable[ProcessHandle] = TimerTable(
             host, self._open, self, policy, self._is_too_young
@@ -77,20 +79,21 @@ class Watchdog:
         self._run_id = run_id
         self._policy = policy
         self._stopped = StoppedWorkers(reporter) if policy.hold_stopped else None
-        self._rejections: collections.deque[Rejection] = collections.deque()
+        self._backlog = Backlog()
         self._watch, self._unwatch = watch, unwatch
         self._before_signal = before_signal
+        self._clock = clock
         self._written_by: Callable[[], float] = lambda: float("inf")
         self._deadlines_moved = False
 
     @property
-    def backlog(self) -> int:
-        """How many rejections wait to be reported."""
-        return len(self._rejections)
+    def is_behind(self) -> bool:
+        """Whether so many rejections wait for their report that more should wait in the pipe."""
+        return self._backlog.is_full
 
     def receive(
         self,
-        results: Iterable[Record | Rejection],
+        results: Iterable[Record | Rejection | Garbage],
         now: Now,
         written_by: Callable[[Now], float] = lambda now: now.monotonic,
     ) -> None:
@@ -101,13 +104,13 @@ class Watchdog:
         """
         self._written_by = lambda: written_by(now)
         apply = self.table.apply
-        rejections = []
+        rejected: list[Rejection | Garbage] = []
         for result in results:
             if isinstance(result, Record):
                 apply(result, now)
             else:
-                rejections.append(result)
-        self._rejections += rejections
+                rejected.append(result)
+        self._backlog.add(rejected)
 
     def is_due(self, monotonic: float) -> bool:
         """Whether ``enforce`` has somebody to reap."""
@@ -129,7 +132,7 @@ class Watchdog:
             self._report(
                 events.TIMER_OVERDUE, **timer_fields(timer), detail=_left(timer, monotonic)
             )
-        self._report_rejections(SLICE)
+        self._report_rejections(self._backlog.take_slice())
         self._reporter.flush(monotonic)
         return bool(expiries or kills)
 
@@ -145,7 +148,7 @@ class Watchdog:
 
     def next_deadline(self) -> float | None:
         """When ``enforce`` has something to do next; None: not foreseen."""
-        if self._rejections:
+        if self._backlog:
             return 0.0
         known = [
             self.table.next_deadline(),
@@ -178,7 +181,7 @@ class Watchdog:
     def close(self) -> None:
         """Send what was held back, report what is left to report, and let go of all workers."""
         self._kill(self.holding.close(), time.monotonic())
-        self._report_rejections(len(self._rejections))
+        self._report_rejections(self._backlog.take_all())
         self._reporter.flush(float("inf"))
         self.reaper.close()
         for worker in list(self.table.workers.values()):
@@ -231,14 +234,16 @@ class Watchdog:
     def _kill(self, kills: list[Kill], monotonic: float) -> None:
         ended = [self._signal(kill.process, kill.timer, monotonic) for kill in kills]
         for kill, outcome in zip(kills, ended, strict=True):
-            self.reaper.report(kill.timer, outcome, monotonic, kill.findings)
+            self.reaper.report(kill.timer, outcome, kill.findings)
 
     def _signal(self, process: ProcessHandle, timer: Record, monotonic: float) -> Outcome:
         try:
             self._before_signal(process, timer)
         except Exception:
             logger.exception("what was to be done before a kill failed; the kill goes on")
-        return self.reaper.signal(process, timer, monotonic)
+        # What had to be read first took its time, and so did the signals before this one.
+        now = monotonic if self._clock is None else self._clock()
+        return self.reaper.signal(process, timer, now)
 
     def _report_expiry(
         self, expiry: Expiry[ProcessHandle], outcome: Outcome | None, monotonic: float
@@ -252,7 +257,7 @@ class Watchdog:
             )
         self._call_debug_hook(expiry)
         if outcome is not None and expiry.decisive is not None:
-            self.reaper.report(expiry.decisive, outcome, monotonic)
+            self.reaper.report(expiry.decisive, outcome)
 
     def _call_debug_hook(self, expiry: Expiry[ProcessHandle]) -> None:
         scopes = [timer.scope_id for timer in expiry.timers]
@@ -263,11 +268,18 @@ class Watchdog:
         except Exception:  # users replace it
             logger.exception("log_debug_info_for_expired_timers raised; the server goes on")
 
-    def _report_rejections(self, most: int) -> None:
-        for _ in range(min(most, len(self._rejections))):
-            bad = self._rejections.popleft()  # SPEC F-6
-            detail = f"{bad.detail}; the line begins {bad.line!r}"
-            self._report(events.RECORD_REJECTED, code=bad.code, detail=detail)
+    def _report_rejections(self, rejected: Iterable[tuple[Rejection, int]]) -> None:
+        for bad, count in rejected:  # SPEC F-6
+            self._report(
+                events.RECORD_REJECTED,
+                code=bad.code,
+                count=count if count > 1 else None,
+                detail=functools.partial(_in_words, bad),
+            )
+
+
+def _in_words(bad: Rejection) -> str:
+    return f"{bad.detail}; the line begins {bad.line!r}"
 
 
 def _left(timer: Record, monotonic: float) -> str:

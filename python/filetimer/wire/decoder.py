@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -21,11 +22,14 @@ from filetimer.wire import MAX_RECEIVED
 __all__ = [
     "UNSET",
     "BadLine",
+    "Garbage",
     "LineDecoder",
+    "Received",
     "Record",
     "Rejection",
     "checked_record",
     "decode_line",
+    "judge_garbage",
     "judge_line",
 ]
 
@@ -54,6 +58,8 @@ class Record(msgspec.Struct, gc=False):
     attributes: _Attributes | UnsetType = UNSET
 
 
+_WHITE = b" \t\r"
+_BEGINNINGS = frozenset(bytes([byte]) for byte in b'{["-0123456789tfn')  # of any JSON text
 SHOWN = 200  # bytes of a bad line that a rejection keeps
 VERSION_KEY = b'{"version":'  # how every record starts: SPEC R-2
 SHORTEST = len(b'{"version":1,"pid":1,"scope_id":"","expiration_time":1,"signal":0}')
@@ -74,33 +80,34 @@ class BadLine(ValueError):
 
 
 class Rejection(msgspec.Struct, gc=False):
-    """A line that is not a valid record; ``line`` holds its first bytes, at most :data:`SHOWN`.
+    """A line that is not a valid record.
 
-    Which code a line too short for a record deserves is found out when it is asked for: most of
-    a flood is such lines, and counting them must not hold up a record behind them.
+    ``line`` holds its first bytes, at most :data:`SHOWN`; ``code`` is one of SPEC section 5, and
+    ``detail`` says what is wrong in words.
     """
 
     line: bytes
-    bad: BadLine | None = None
+    code: str
+    detail: str
+
+
+class Garbage(msgspec.Struct, gc=False):
+    """Lines that follow one another and are each too short for a record, as most of a flood is.
+
+    Which code each deserves is for :func:`judge_garbage` to say, when there is time: that must not
+    hold up a record behind them.
+    """
+
+    text: bytes
 
     @property
-    def code(self) -> str:
-        """One of SPEC section 5."""
-        return self._judged().code
+    def lines(self) -> list[bytes]:
+        """The lines without their LFs."""
+        return self.text[:-1].split(b"\n")
 
-    @property
-    def detail(self) -> str:
-        """What is wrong, in words."""
-        return self._judged().detail
 
-    def _judged(self) -> BadLine:
-        if self.bad is None:
-            try:
-                decode_line(self.line)
-            except BadLine as bad:
-                self.bad = BadLine(bad.code, bad.detail)  # without the traceback's frames
-            assert self.bad is not None  # it is too short for a record
-        return self.bad
+Received = list[Record | Rejection | Garbage]
+"""What bytes came to, in order."""
 
 
 class LineDecoder:
@@ -121,6 +128,16 @@ class LineDecoder:
 
     def feed(self, data: bytes) -> list[Record | Rejection]:
         """Take in bytes of any length; return the records and rejections they complete."""
+        verdicts: list[Record | Rejection] = []
+        for result in self.feed_fast(data):
+            if isinstance(result, Garbage):
+                verdicts += [judge_garbage(line) for line in result.lines]
+            else:
+                verdicts.append(result)
+        return verdicts
+
+    def feed_fast(self, data: bytes) -> Received:
+        """As :meth:`feed`, with lines that cannot be records not yet judged."""
         data = self._partial + data
         end = data.rfind(b"\n") + 1
         head, partial = self._partial_head, data[end:]
@@ -135,24 +152,46 @@ class LineDecoder:
         return results
 
 
-def _decode_lines(lines: bytes, oversize_head: bytes | None) -> list[Record | Rejection]:
+def _decode_lines(data: bytes, oversize_head: bytes | None) -> Received:
     """The verdicts on whole lines.  ``oversize_head``: as in :func:`judge_line`, of the first."""
-    if oversize_head is None and _fits(lines) and _is_utf8(lines):
+    if oversize_head is None and _fits(data) and _is_utf8(data):
         try:
-            return list(map(_decode, lines[:-1].split(b"\n")))
+            return list(map(_decode, data[:-1].split(b"\n")))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # at least one is bad: judge them one by one
-    first, *others = lines[:-1].split(b"\n")
-    results = judge_line(first, oversize_head)
+    results: Received = []
     seen: dict[bytes, list[Record | Rejection]] = {}  # floods repeat themselves
-    for line in others:
-        verdict = seen.get(line)
-        if verdict is None:
-            verdict = judge_line(line)
-            if len(verdict) == 1 and isinstance(verdict[0], Rejection):
-                seen[line] = verdict
-        results += verdict
+    if oversize_head is not None:
+        line, _, data = data.partition(b"\n")
+        results += judge_line(line, oversize_head)
+    for garbage, line in _cut(data):
+        if garbage:
+            results.append(Garbage(garbage))
+        if line:
+            verdict = seen.get(line)
+            if verdict is None:
+                verdict = judge_line(line)
+                if len(verdict) == 1 and isinstance(verdict[0], Rejection):
+                    seen[line] = verdict
+            results += verdict
     return results
+
+
+def _cut(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Lines too short for a record, and the line after them, which is not; either may be empty.
+
+    It goes in strides of a shortest record, not line by line.
+    """
+    done = position = 0
+    while position < len(data):
+        short = data.rfind(b"\n", position, position + SHORTEST) + 1
+        if short:
+            position = short
+            continue
+        end = data.index(b"\n", position)
+        yield data[done:position], data[position:end]
+        done = position = end + 1
+    yield data[done:], b""
 
 
 def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record | Rejection]:
@@ -160,15 +199,13 @@ def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record |
 
     ``oversize_head``: the first bytes of a line of which only the tail was kept.
     """
-    if len(line) < SHORTEST and oversize_head is None:
-        return [Rejection(line)]  # nor can a part of it be a record
     try:
         if oversize_head is not None:
             _raise_oversize()
         return [decode_line(line)]
     except BadLine as bad:
         shown = (oversize_head or line)[:SHOWN]
-        rejection = Rejection(shown, BadLine(bad.code, bad.detail))
+        rejection = Rejection(shown, bad.code, bad.detail)
     # SPEC F-7: a half-written line may have swallowed the record behind it.  One attempt.
     start = line.rfind(VERSION_KEY)
     if start > 0 or (start == 0 and oversize_head is not None):
@@ -177,6 +214,19 @@ def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record |
         except BadLine:
             pass
     return [rejection]
+
+
+def judge_garbage(line: bytes) -> Rejection:
+    """The verdict on a line that is too short for a record: what is plain to see comes first."""
+    if not _is_utf8(line):
+        return Rejection(line, "utf8", "it is not UTF-8")
+    if line.lstrip(_WHITE)[:1] not in _BEGINNINGS:
+        return Rejection(line, "json", "it is not JSON")
+    try:
+        decode_line(line)
+    except BadLine as bad:
+        return Rejection(line, bad.code, bad.detail)
+    raise AssertionError(f"{line!r} is too short for a record")
 
 
 def decode_line(line: bytes) -> Record:
@@ -233,7 +283,7 @@ def checked_record(value: dict[str, Any]) -> Record | Rejection:
     try:
         return record_from(value)
     except BadLine as bad:
-        return Rejection(repr(value).encode()[:SHOWN], bad)
+        return Rejection(repr(value).encode()[:SHOWN], bad.code, bad.detail)
 
 
 def _checked(name: str, value: object) -> Any:
