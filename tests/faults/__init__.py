@@ -1,0 +1,1 @@
+"""``make faults``: faults that are really injected, and a table of what came of them."""
