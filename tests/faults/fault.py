@@ -35,6 +35,7 @@ class Result:
     signalled and should not have been, or before their deadline.  ``broken``: anything else that
     was promised and did not hold: a client error, a server that says nothing of what it lacks.
     ``lateness``: of the latest death, in seconds past its deadline; None: nobody was to die.
+    ``skipped``: why it cannot be injected here.
     """
 
     injected: int = 0
@@ -44,6 +45,7 @@ class Result:
     broken: int = 0
     lateness: float | None = None
     note: str = ""
+    skipped: str = ""
     problems: list[str] = field(default_factory=list)
 
     @property

@@ -1,0 +1,60 @@
+"""Clocks that jump during a timer.
+
+The clock of this machine is not touched: server and workers are told another time (``seams``).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from faults.fault import Fault, Result, Scale
+from faults.fleet import Fleet, bare_server
+
+HOUR = 3600.0  # seconds
+_TIMER = """
+timer = begin(1.0)
+say("taken")
+input()
+{then}
+"""
+
+
+def stepped(scale: Scale) -> Result:
+    """+1 h and -1 h, while timers of version 2 and of version 1 are out, and before others."""
+    result = Result(note="as server and workers are told; versions 1 and 2")
+    clock = Path("clock").absolute()
+    clock.write_text("0")
+    clocks = {"FAULTS_CLOCK": str(clock)}
+    with bare_server("timers", result, environment=clocks):
+        for _ in range(scale.pick(5, 1)):
+            for step in (HOUR, 0.0, -HOUR, 0.0):
+                _step_during(clock, step, clocks, result)
+    return result
+
+
+def _step_during(clock: Path, step: float, clocks: dict[str, str], result: Result) -> None:
+    with Fleet("timers") as fleet:
+        for client in ("python", "version 1"):
+            for then in ("end(timer)\nidle()", "slate.hangs = 1\nidle()"):
+                fleet.start(_TIMER.format(then=then), client=client, **clocks)
+        for worker in fleet.workers:
+            worker.hear("taken")
+        time.sleep(0.1)  # a record of version 1 is to be received by the clock that it was written by
+        _set(clock, step)
+        result.injected += 1
+        for worker in fleet.workers:
+            worker.tell()
+        for client in ("python", "version 1"):  # and timers of the new time
+            fleet.start("pairs(0.3)\nhang(0.3)", client=client, **clocks)
+        fleet.judge(result)
+        result.check(not fleet.self_late, "a worker was late itself: no verdict on it")
+
+
+def _set(clock: Path, step: float) -> None:
+    new = clock.with_suffix(".new")
+    new.write_text(str(step))
+    new.rename(clock)
+
+
+FAULTS = [Fault("wall clock stepped by +1 h and -1 h during timers", stepped)]
