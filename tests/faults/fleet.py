@@ -120,23 +120,26 @@ class Fleet:
         client: str = "python",
         must_live: bool = False,
         prefix: tuple[str, ...] = (),
+        pid: int | None = None,
         **environment: str,
     ) -> FleetWorker:
-        """Start ``code``, with the names of ``faults.worker``; ``client``: ``native`` or so."""
-        slate_path = os.path.abspath(f"slate-{len(self.workers)}-{os.urandom(4).hex()}")
+        """Start ``code``, with the names of ``faults.worker``; ``client``: ``native`` or so.
+
+        ``pid``: which one it is to get.
+        """
+        slate_path = self._new_slate()
         slate = Slate(slate_path, create=True)
-        process = subprocess.Popen(
+        process = _with_pid(
+            pid,
             [*prefix, sys.executable, "-c", f"from faults.worker import *\n{code}"],
-            env=_environment({
-                "FILETIMER_PATH": self.path,
-                "FAULTS_SLATE": slate_path,
-                "FAULTS_CLIENT": client,
-                **environment,
-            }),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            env=_environment(
+                {
+                    "FILETIMER_PATH": self.path,
+                    "FAULTS_SLATE": slate_path,
+                    "FAULTS_CLIENT": client,
+                    **environment,
+                }
+            ),
         )
         worker = FleetWorker(
             name or f"worker {len(self.workers)} ({client})", code, process, slate, must_live
@@ -144,6 +147,22 @@ class Fleet:
         self.workers.append(worker)
         self._follow(worker)
         return worker
+
+    def bystander(
+        self, name: str, command: tuple[str, ...] = ("sleep", "600"), pid: int | None = None,
+        **options: object,
+    ) -> FleetWorker:
+        """Start a process that has nothing to do with timers, and must live."""
+        slate = Slate(self._new_slate(), create=True)
+        process = _with_pid(pid, list(command), **options)
+        worker = FleetWorker(name, "", process, slate, must_live=True)
+        self.workers.append(worker)
+        self._follow(worker)
+        return worker
+
+    @staticmethod
+    def _new_slate() -> str:
+        return os.path.abspath(f"slate-{os.urandom(6).hex()}")
 
     def _follow(self, worker: FleetWorker) -> None:
         pidfd = os.pidfd_open(worker.pid)
@@ -287,6 +306,22 @@ def server_children(parent: int) -> list[int]:
             if b"\0filetimer.server\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
     return found
+
+
+def _with_pid(pid: int | None, command: list[str], **options) -> subprocess.Popen[str]:
+    """Start a process that gets this pid, which must be free: in a private namespace only."""
+    for _ in range(100):
+        if pid is not None:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, **options
+        )
+        if pid in (None, process.pid):
+            return process
+        process.kill()  # somebody else started a thread just then
+        process.communicate()
+    raise AssertionError(f"no process gets the pid {pid}")
 
 
 def _lines(path: Path) -> list[str]:

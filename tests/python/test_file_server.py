@@ -240,6 +240,26 @@ class TestWhoMayBeReaped:
         assert self.refusal(server, events, record(zombie.pid)) == "zombie"
         zombie.wait()
 
+    def test_a_process_whose_first_thread_has_ended_is_no_zombie(
+        self, server: timer.FileTimerServer, start_worker: StartWorker
+    ) -> None:
+        """As by pthread_exit; /proc/PID/stat says Z, while the others live on."""
+        worker = start_worker(
+            """
+            import ctypes, os, platform, threading, time
+            import filetimer as timer
+            timer.configure_from_env()
+            def hang():
+                while ") Z" not in open(f"/proc/{os.getpid()}/stat").read():
+                    time.sleep(0.01)
+                with timer.expires(0.2):
+                    time.sleep(600)
+            threading.Thread(target=hang).start()
+            ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit
+            """
+        )
+        assert worker.wait(PATIENCE) == -signal.SIGKILL
+
     def test_a_thread_is_not_a_worker(
         self,
         server: timer.FileTimerServer,
