@@ -19,6 +19,7 @@ from test_decoder import REJECTED
 
 import filetimer as timer
 from filetimer.server import process as process_module
+from filetimer.server import watchdog as watchdog_module
 
 HANG = """
     import time, filetimer as timer
@@ -240,25 +241,17 @@ class TestWhoMayBeReaped:
         assert self.refusal(server, events, record(zombie.pid)) == "zombie"
         zombie.wait()
 
-    def test_a_process_whose_first_thread_has_ended_is_no_zombie(
-        self, server: timer.FileTimerServer, start_worker: StartWorker
+    def test_a_recycled_pid_of_version_1(
+        self,
+        server: timer.FileTimerServer,
+        events: EventList,
+        sleeper: subprocess.Popen[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """As by pthread_exit; /proc/PID/stat says Z, while the others live on."""
-        worker = start_worker(
-            """
-            import ctypes, os, platform, threading, time
-            import filetimer as timer
-            timer.configure_from_env()
-            def hang():
-                while ") Z" not in open(f"/proc/{os.getpid()}/stat").read():
-                    time.sleep(0.01)
-                with timer.expires(0.2):
-                    time.sleep(600)
-            threading.Thread(target=hang).start()
-            ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit
-            """
-        )
-        assert worker.wait(PATIENCE) == -signal.SIGKILL
+        """The process began after the pipe was written to: also for a server's first record."""
+        monkeypatch.setattr(watchdog_module, "started_at", lambda process: time.monotonic() + 1)
+        assert self.refusal(server, events, record(sleeper.pid)) == "no_process"
+        monkeypatch.undo()
 
     def test_a_thread_is_not_a_worker(
         self,
@@ -695,3 +688,24 @@ def test_the_journal_is_given_up_when_it_cannot_be_written(
     assert [event.code for event in events.named("server degraded")] == ["journal"]
     assert start_worker(HANG).wait(PATIENCE) == -signal.SIGKILL
     server.stop()
+
+
+def test_a_process_whose_first_thread_has_ended_is_no_zombie(
+    server: timer.FileTimerServer, start_worker: StartWorker
+) -> None:
+    """As by pthread_exit; /proc/PID/stat says Z, while the others live on."""
+    worker = start_worker(
+        """
+        import ctypes, os, platform, threading, time
+        import filetimer as timer
+        timer.configure_from_env()
+        def hang():
+            while ") Z" not in open(f"/proc/{os.getpid()}/stat").read():
+                time.sleep(0.01)
+            with timer.expires(0.2):
+                time.sleep(600)
+        threading.Thread(target=hang).start()
+        ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit
+        """
+    )
+    assert worker.wait(PATIENCE) == -signal.SIGKILL

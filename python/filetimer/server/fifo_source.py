@@ -47,7 +47,8 @@ class FifoSource:
         self._journal: Journal | None = None
         self._new_journal: Callable[[State, Now], Journal] | None = None
         self._retry_at = float("inf")
-        self._offset = float("nan")  # from the monotonic clock to the wall clock
+        self._offset = time.time() - time.monotonic()
+        self._steady = True  # whether the clocks ran alike between the last two looks
         _sources.add(self)
 
     def open_journal(
@@ -110,6 +111,8 @@ class FifoSource:
 
     def receive(self, now: Now) -> list[Record | Rejection]:
         """Everything that is in the pipe now, and no more (SPEC S-7)."""
+        offset, before = now.wall - now.monotonic, self._offset
+        self._offset, self._steady = offset, abs(offset - before) < STEADY
         # What was taken must not be lost: it stays with us until all of it is decoded.
         self._undecoded += self._take(now)
         results = self._decoder.feed(self._undecoded)
@@ -121,11 +124,8 @@ class FifoSource:
 
         The pipe's modification time tells, on the wall clock; of no use if that has just been set.
         """
-        offset, before = now.wall - now.monotonic, self._offset
-        self._offset = offset
         age = now.wall - os.fstat(self._fifo.fd).st_mtime
-        steady = abs(offset - before) < STEADY
-        return now.monotonic - age if steady and age > 0 else float("inf")
+        return now.monotonic - age if self._steady and age > 0 else float("inf")
 
     def acted(self, now: Now, notes: bytes) -> None:
         """Write down that timers were acted on, and what is to be noted."""
