@@ -26,10 +26,13 @@ def stepped(scale: Scale) -> Result:
     clock = Path("clock").absolute()
     clock.write_text("0")
     clocks = {"FAULTS_CLOCK": str(clock)}
-    with bare_server("timers", result, environment=clocks):
+    with bare_server("timers", result, environment=clocks) as server:
         for _ in range(scale.pick(5, 1)):
             for step in (HOUR, 0.0, -HOUR, 0.0):
                 _step_during(clock, step, clocks, result)
+                told = [event["time"] - time.time() for event in server.told()]
+                stepped = abs(told[-1] - step) < HOUR / 2
+                result.check(stepped, f"the server's clock was not stepped by {step:g} s")
     return result
 
 

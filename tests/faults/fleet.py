@@ -8,6 +8,7 @@ server's events prove nothing here.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -256,9 +257,9 @@ class ServerProcess:
         lines = _lines(self.events) + _lines(self.stderr)
         return any(all(word in line for word in words) for line in lines)
 
-    def kill(self) -> None:
-        """SIGKILL to the process that serves."""
-        os.kill(self.pid, signal.SIGKILL)
+    def told(self) -> list[dict[str, object]]:
+        """Its events, in order."""
+        return [json.loads(line) for line in _lines(self.events)]
 
     def stop(self, result: Result) -> None:
         """Ask it to end; it must do so, with status 0, and leave no journal."""

@@ -156,30 +156,36 @@ _LITTLE_MEMORY = """
 import resource
 with open("/proc/self/statm") as file:
     pages = int(file.read().split()[0])
-limit = pages * resource.getpagesize() + (24 << 20)
+limit = pages * resource.getpagesize() + ({mib} << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
-TIMERS = 9_000  # of one worker
+_ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}  # an arena of its own would be room for a thread
+# More than 10,000 timers of one worker are refused, whatever memory there is.
+_GREEDY = """
+client.timeout = 20
+for n in range(9_000):
+    begin(600, "x" * 50 + str(n))
+say("full")
+idle()
+"""
 
 
 def little_memory(scale: Scale) -> Result:
     """Workers that take more timers than there is memory for, beside those that hang."""
-    result = Result(note="24 MiB more than at its start")
-    for turn in range(scale.pick(3, 1)):
+    mib, greedy = scale.pick((8, 6), (2, 2))
+    result = Result(note=f"{mib} MiB more than at its start")
+    for turn in range(scale.pick(2, 1)):
         path = f"timers-{turn}"
         with (
-            bare_server(path, result, setup=_LITTLE_MEMORY) as server,
+            bare_server(path, result, setup=_LITTLE_MEMORY.format(mib=mib), environment=_ONE_ARENA) as server,
             Fleet(path) as fleet,
         ):
             for _ in range(4):
                 fleet.start("input()\nhang(6)").tell()
             for worker in fleet.workers:
                 worker.hear("hangs")
-            for _ in range(8):
-                fleet.start(
-                    f"for n in range({TIMERS}): begin(600, 'x' * 50 + str(n))\nsay('full')\nidle()",
-                    must_live=True,
-                )
+            for _ in range(greedy):
+                fleet.start(_GREEDY, must_live=True)
             for worker in fleet.workers[4:]:
                 worker.hear("full")
             fleet.judge(result)

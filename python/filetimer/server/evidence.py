@@ -9,7 +9,6 @@ but the workers that started it.  A collector that overruns is killed.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -25,8 +24,6 @@ from filetimer.server.timers import Expiry, Worker, deadline_of
 from filetimer.wire.decoder import UNSET, Record
 
 __all__ = ["DEFAULT_BUDGET", "Evidence"]
-
-logger = logging.getLogger("filetimer")
 
 DEFAULT_BUDGET = 3.0  # seconds
 JOIN = 0.25  # seconds in which further expiries share a collector
@@ -45,6 +42,7 @@ class Evidence:
         wake: called, in another thread, when something was completed.
         journal: the path of the server's journal, if it keeps one.
         command: what collects.
+        degraded: told what is lacking when nothing could be collected, in the server's thread.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class Evidence:
         wake: Callable[[], None],
         journal: Callable[[], str | None],
         command: tuple[str, ...] = COLLECTOR,
+        degraded: Callable[[str, str], None] = lambda code, detail: None,
     ) -> None:
         if not budget > 0:
             raise ValueError(f"evidence_budget must be a positive number of seconds: {budget!r}")
@@ -64,6 +63,7 @@ class Evidence:
         self._run_id, self._fifo, self._journal = run_id, os.path.abspath(fifo), journal
         self._wake = wake
         self._command = command
+        self._degraded = degraded
         self._incidents: list[_Incident] = []
         self._count = 0
 
@@ -86,7 +86,8 @@ class Evidence:
         )
         try:
             thread.start()
-        except RuntimeError:  # the limit on threads
+        except RuntimeError as error:  # the limit on threads
+            incident.failure = error
             incident.ended = True
 
     def finished(self) -> dict[int, Findings]:
@@ -94,6 +95,8 @@ class Evidence:
         found: dict[int, Findings] = {}
         for incident in [incident for incident in self._incidents if incident.ended]:
             self._incidents.remove(incident)
+            if incident.failure is not None:
+                self._degraded("evidence", f"no evidence was collected: {incident.failure}")
             found |= {pid: incident.findings(pid) for pid in incident.pids}
         return found
 
@@ -144,7 +147,7 @@ class Evidence:
             _prune(self._directory)
             incident.run(command, json.dumps(task).encode("ascii") + b"\n")
         except Exception as error:  # the worker is signalled, whatever happens here
-            logger.warning("no evidence was collected: %s", error)
+            incident.failure = error
         finally:
             incident.ended = True
             self._wake()
@@ -157,6 +160,7 @@ class _Incident:
         self.pids = {pid}
         self.begun = begun
         self.ended = False
+        self.failure: Exception | None = None
         self._budget = budget
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False

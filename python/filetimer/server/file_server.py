@@ -102,7 +102,13 @@ class FileTimerServer:
         collector = None
         if evidence is not None:
             collector = Evidence(
-                evidence, evidence_budget, run_id, self._file_path, self._wake, self._journal_path
+                evidence,
+                evidence_budget,
+                run_id,
+                self._file_path,
+                self._wake,
+                self._journal_path,
+                degraded=self._reporter.degraded,
             )
         policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(

@@ -199,9 +199,10 @@ def capability() -> str:
     """How processes are held here: ``pidfd``, ``start_time`` or ``pid``."""
     try:
         os.close(_pidfd_open(os.getpid()))
-    except (OSError, AttributeError):
-        return "pid" if read_stat(os.getpid()) is None else "start_time"
-    return "pidfd"
+    except (OSError, AttributeError) as error:
+        if getattr(error, "errno", None) not in (*OUT_OF_DESCRIPTORS, errno.ENOMEM):
+            return "pid" if read_stat(os.getpid()) is None else "start_time"
+    return "pidfd"  # it has them, if perhaps not just now
 
 
 def _pidfd_open(pid: int) -> int:
