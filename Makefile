@@ -11,7 +11,7 @@ QUIET  := --quiet --disable-pip-version-check
 WHEEL_TESTS := tests/python/test_file_client.py tests/python/test_cffi_client.py \
 	tests/python/cli/test_run_native.py tests/packaging/test_installed.py
 
-.PHONY: help demo demo-c test lint wheel clean
+.PHONY: help demo demo-c test faults faults-quick faults-readme lint wheel clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,18 @@ demo-c: $(STAMP)  ## the same with a worker in C, in two seconds
 
 test: $(STAMP)   ## set up and run all tests
 	$(BIN)/python -m pytest
+
+# Faults are really injected: each in a pid namespace of its own, which needs root or user namespaces.
+FAULTS := PYTHONPATH=tests $(BIN)/python -m faults
+
+faults: $(STAMP)  ## inject every fault; a table of what came of it, in build/faults.md
+	$(FAULTS)
+
+faults-quick: $(STAMP)  ## the same in under 90 s
+	$(FAULTS) --quick
+
+faults-readme: $(STAMP)  ## inject every fault, and put the table into the README
+	$(FAULTS) --readme
 
 lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff check .

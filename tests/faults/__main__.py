@@ -10,10 +10,13 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from faults import table
@@ -30,6 +33,7 @@ MODULES = [
     "paths",
     "escalation",
 ]
+QUICK_JOBS = 3  # most faults wait for most of their time
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,12 +44,18 @@ def main() -> int:
         print(REFUSAL, file=sys.stderr)
         return 2
     began = time.monotonic()
-    rows = []
+    with ThreadPoolExecutor(options.jobs or (QUICK_JOBS if options.quick else 1)) as pool:
+        chosen = list(_choose(options))
+        results = pool.map(lambda choice: _run(*choice, options), chosen)
+        rows = [(fault, result) for (_, _, fault), result in zip(chosen, results, strict=True)]
+    return _finish(rows, options, time.monotonic() - began)
+
+
+def _choose(options: argparse.Namespace) -> Iterator[tuple[str, int, Fault]]:
     for module in options.modules or MODULES:
         for number, fault in enumerate(importlib.import_module(f"faults.{module}").FAULTS):
             if options.only is None or options.only in fault.name:
-                rows.append((fault, _run(module, number, fault, options)))
-    return _finish(rows, options, time.monotonic() - began)
+                yield module, number, fault
 
 
 def _parse() -> argparse.Namespace:
@@ -54,27 +64,34 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer injections: for CI")
     parser.add_argument("--only", metavar="TEXT", help="only faults whose name has this in it")
     parser.add_argument("--readme", action="store_true", help="replace the table in README.md")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help=f"at once (default: 1, or {QUICK_JOBS} with --quick)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build", metavar="DIR", help="(default: build)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the working directories")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.readme and (options.quick or options.modules or options.only):
+        parser.error("--readme takes the table of a full run only")
+    return options
 
 
 def _run(module: str, number: int, fault: Fault, options: argparse.Namespace) -> Result:
     """One fault, in a namespace and a directory of its own."""
-    print(f"{fault.name} ...", end=" ", flush=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(
-        prefix="faults-", ignore_cleanup_errors=True
-    ) as directory:
-        if options.keep:
-            directory = tempfile.mkdtemp(prefix="faults-kept-")
-        os.chmod(directory, 0o755)  # noqa: S103 - other users are part of some faults
+    directory = tempfile.mkdtemp(prefix="faults-")
+    try:
         result = _inject(module, number, fault, options, directory)
-    lasted = time.monotonic() - began
-    print(f"{'ok' if result.passed else 'FAILED'}, {lasted:.1f} s", flush=True)
-    for problem in result.problems:
-        print(f"    {problem}")
+    finally:
+        if not options.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    verdict = "ok" if result.passed else f"skipped: {result.skipped}" * bool(result.skipped)
+    lines = [f"{fault.name}: {verdict or 'FAILED'}, {time.monotonic() - began:.1f} s"]
+    lines += [f"    {problem}" for problem in result.problems]
     if options.keep:
-        print(f"    kept: {directory}")
+        lines.append(f"    kept: {directory}")
+    print("\n".join(lines), flush=True)
     return result
 
 
@@ -118,13 +135,13 @@ def _finish(rows: list[tuple[Fault, Result]], options: argparse.Namespace, laste
     """Write the table; the exit status."""
     failed = [fault.name for fault, result in rows if not table.holds(result)]
     markdown = table.to_markdown(rows, options.quick)
-    build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    (build / "faults.md").write_text(markdown)
-    (build / "faults.json").write_text(table.to_json(rows, options.quick, lasted))
+    options.output.mkdir(exist_ok=True)
+    (options.output / "faults.md").write_text(markdown)
+    (options.output / "faults.json").write_text(table.to_json(rows, options.quick, lasted))
     print(f"\n{markdown}\n{len(rows)} faults in {lasted:.0f} s; {len(failed)} failed")
     if options.readme and not failed:
         table.replace(ROOT / "README.md", markdown)
+        print("the README has it")
     return 1 if failed or not rows else 0
 
 

@@ -171,6 +171,59 @@ def _see_reaped(pidfd: int, slate: Slate, result: Result) -> None:
     result.saw_lateness(late)
 
 
+def while_out(scale: Scale) -> Result:
+    """While timers are out that will not be touched again: only the journal knows of them."""
+    result = Result()
+    with serve("timers", result) as server:
+        for _ in range(scale.pick(20, 2)):
+            with Fleet("timers") as fleet:
+                for number in range(CLIENTS):
+                    client = ("python", "version 1")[number % 2]
+                    fleet.start("hang(1.2)" if number < 4 else _FINISHES, client=client)
+                for worker in fleet.workers:
+                    worker.hear("hangs")
+                time.sleep(0.05)
+                server.kill_and_wait()
+                result.injected += 1
+                fleet.judge(result)
+    return result
+
+
+_FINISHES = """
+timer = begin(1.2)
+say("hangs")
+time.sleep(random.uniform(0.1, 0.7))
+end(timer)
+idle()
+"""
+
+
+def in_the_first_pass(scale: Scale) -> Result:
+    """A server dies, and its successor does at a seam, before it acted on what was due by then."""
+    result = Result(note=f"each of {len(SEAMS)} seams")
+    seam = Path("seam").absolute()
+    with serve("timers", result, FAULTS_SEAM=str(seam)) as server:
+        for name in SEAMS * scale.pick(5, 1):
+            with Fleet("timers") as fleet:
+                for client in ("python", "version 1"):
+                    fleet.start("hang(1.0)", client=client)
+                    fleet.start(_FINISHES.replace("1.2", "1.0"), client=client)
+                for worker in fleet.workers:
+                    worker.hear("hangs")
+                time.sleep(0.02)
+                os.kill(server.process.pid, signal.SIGSTOP)  # no successor for now
+                os.kill(server.pid, signal.SIGKILL)
+                time.sleep(1.05)  # what was taken is due, or given back
+                fleet.start("pairs(1)")
+                Path("seam.new").write_text(name)
+                os.rename("seam.new", seam)
+                os.kill(server.process.pid, signal.SIGCONT)
+                eventually(lambda: not seam.exists(), f"the successor dies {name}")
+                result.injected += 1
+                fleet.judge(result)
+    return result
+
+
 def bare(scale: Scale) -> Result:
     """Started again by hand: what it had only reports, until it is acquired again.
 
@@ -218,6 +271,8 @@ def _report_of(server: ServerProcess, kept: FleetWorker, result: Result) -> None
 FAULTS = [
     Fault(f"server killed at random, {CLIENTS} clients, `filetimer serve`", at_random, 600),
     Fault(f"server killed at each seam, {CLIENTS} clients, `filetimer serve`", at_each_seam, 300),
+    Fault("server killed while timers are out, `filetimer serve`", while_out),
+    Fault("server killed, and its successor in its first pass", in_the_first_pass, 240),
     Fault(f"server killed, {RANKS} ranks, `filetimer run`", under_run, 300),
     Fault("bare server killed and started by hand", bare, 120),
 ]

@@ -23,7 +23,7 @@ def server_stopped(scale: Scale) -> Result:
     """SIGSTOP until all deadlines have passed; half of the timers are given back meanwhile."""
     result = Result(note=f"for {STOPPED:g} s, which counts as lateness")
     with serve("timers", result) as server:
-        for _ in range(scale.pick(20, 3)):
+        for _ in range(scale.pick(20, 2)):
             with Fleet("timers") as fleet:
                 for number in range(8):
                     kind = ("python", "version 1")[number % 2]
@@ -85,7 +85,7 @@ def starved(scale: Scale) -> Result:
         Fleet("timers") as fleet,
         _burning(BURNERS),
     ):
-        load = Load(fleet, (1.0, 4.0))
+        load = Load(fleet, scale.pick((1.0, 4.0), (0.5, 1.5)))
         until = time.monotonic() + scale.pick(40, 4)
         while time.monotonic() < until:
             load.keep_up()
@@ -128,7 +128,7 @@ def worker_held(scale: Scale) -> Result:
     """With ``--hold-stopped`` its deadlines wait; when it goes on, they count again."""
     result = Result(note="lateness without the time that it was stopped")
     with bare_server("timers", result, hold_stopped=True) as server:
-        for _ in range(scale.pick(6, 2)):
+        for _ in range(scale.pick(6, 1)):
             with Fleet("timers") as fleet:
                 finishes = [fleet.start(_HELD.format(then="input()\nend(timer)")) for _ in range(3)]
                 hangs = [fleet.start(_HELD.format(then="idle()")) for _ in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -630,6 +631,21 @@ def test_pidfds_by_system_call_number(
     process.close()
     with pytest.raises(OSError, match=r".*"):
         process_module._pidfd_open(sleeper.pid)
+
+
+def test_pidfds_that_cannot_be_had_just_now_are_not_given_up_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first look may come when no descriptor is left; the answer is kept."""
+
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    process_module.capability.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(process_module, "_pidfd_open", fail)
+        assert process_module.capability() == "pidfd"
+    process_module.capability.cache_clear()
 
 
 def test_a_flood_of_garbage_does_not_keep_others_from_being_served(

@@ -106,7 +106,7 @@ def _install_mutant(name: str) -> None:
 
         timers.TimerTable.next_deadline = earlier
         timers.TimerTable.expire = lambda self, now: expire(self, now + 0.2)
-    else:
+    elif name != "none":
         raise ValueError(name)
 
 
