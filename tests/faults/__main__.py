@@ -1,7 +1,7 @@
 """``python -m faults``: injects every fault, and says in a table what came of it.
 
-Exit status 0 when no timer was lost, nobody was signalled wrongly and no promise was broken; else 1;
-2 when faults cannot be injected here.
+Exit status 0 when no timer was lost, nobody was signalled wrongly and no promise was broken; else
+1; 2 when faults cannot be injected here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODULES = [
     "paths",
     "escalation",
 ]
-QUICK_JOBS = 3  # most faults wait for most of their time
+JOBS, QUICK_JOBS = 2, 3  # most faults wait for most of their time
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,7 +44,7 @@ def main() -> int:
         print(REFUSAL, file=sys.stderr)
         return 2
     began = time.monotonic()
-    with ThreadPoolExecutor(options.jobs or (QUICK_JOBS if options.quick else 1)) as pool:
+    with ThreadPoolExecutor(options.jobs or (QUICK_JOBS if options.quick else JOBS)) as pool:
         chosen = list(_choose(options))
         results = pool.map(lambda choice: _run(*choice, options), chosen)
         rows = [(fault, result) for (_, _, fault), result in zip(chosen, results, strict=True)]
@@ -65,7 +65,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", metavar="TEXT", help="only faults whose name has this in it")
     parser.add_argument("--readme", action="store_true", help="replace the table in README.md")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help=f"at once (default: 1, or {QUICK_JOBS} with --quick)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"at once (default: {JOBS}; {QUICK_JOBS} with --quick)",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build", metavar="DIR", help="(default: build)"

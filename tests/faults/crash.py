@@ -17,8 +17,8 @@ from faults.fleet import (
     FleetWorker,
     ServerProcess,
     eventually,
-    server_children,
     serve,
+    server_children,
     start_bare,
 )
 from faults.load import CLIENTS, Load

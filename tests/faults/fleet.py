@@ -22,7 +22,19 @@ from pathlib import Path
 from faults.fault import Result
 from faults.slate import Slate
 
-__all__ = ["PATIENCE", "FleetWorker", "Fleet", "eventually", "native_is_built"]
+__all__ = [
+    "PATIENCE",
+    "Fleet",
+    "FleetWorker",
+    "HeldServerProcess",
+    "ServerProcess",
+    "bare_server",
+    "eventually",
+    "native_is_built",
+    "serve",
+    "server_children",
+    "start_bare",
+]
 
 PATIENCE = 30.0  # seconds: a bound for what should take milliseconds
 SETTLE = 0.5  # seconds in which a wrong kill would have happened
@@ -150,7 +162,10 @@ class Fleet:
         return worker
 
     def bystander(
-        self, name: str, command: tuple[str, ...] = ("sleep", "600"), pid: int | None = None,
+        self,
+        name: str,
+        command: tuple[str, ...] = ("sleep", "600"),
+        pid: int | None = None,
         **options: object,
     ) -> FleetWorker:
         """Start a process that has nothing to do with timers, and must live."""

@@ -157,7 +157,13 @@ def race(scale: Scale) -> Result:
     pipe = subprocess.PIPE
     for _ in range(scale.pick(30, 2)):
         racers = [
-            subprocess.Popen([sys.executable, "-c", _RACER], stdin=pipe, stdout=pipe, text=True)
+            subprocess.Popen(
+                [sys.executable, "-c", _RACER],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
             for _ in range(STARTERS)
         ]
         _hear_all(racers)

@@ -1,6 +1,6 @@
-"""Servers that run out of disk, descriptors, threads or memory: they keep what they have, and say so.
+"""Servers that run out of disk, descriptors, threads or memory: they keep what they have.
 
-The program that embeds the server must not be brought down by any of it.
+They say what they lack, and the program that embeds one is not brought down by any of it.
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def little_memory(scale: Scale) -> Result:
     for turn in range(scale.pick(2, 1)):
         path = f"timers-{turn}"
         with (
-            bare_server(path, result, setup=_LITTLE_MEMORY.format(mib=mib), environment=_ONE_ARENA) as server,
+            bare_server(
+                path, result, setup=_LITTLE_MEMORY.format(mib=mib), environment=_ONE_ARENA
+            ) as server,
             Fleet(path) as fleet,
         ):
             for _ in range(4):

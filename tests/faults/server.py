@@ -17,7 +17,9 @@ from filetimer.server.event_file import EventFile
 def main() -> int:
     """Serve; the exit status is 0 whatever happens to the server."""
     path, events, options = sys.argv[1:]
-    server = FileTimerServer(path, "faults", on_event=EventFile(events), **ast.literal_eval(options))
+    server = FileTimerServer(
+        path, "faults", on_event=EventFile(events), **ast.literal_eval(options)
+    )
     server.start()
     exec(os.environ.get("FAULTS_SETUP", ""), {"server": server})
     os.write(1, b"ready\n")

@@ -1,4 +1,4 @@
-"""Servers and workers that are stopped, or starved of the processor: kills are late, never wrong."""
+"""Servers and workers that are stopped, or starved: kills are late, never wrong."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def starved(scale: Scale) -> Result:
 
 @contextlib.contextmanager
 def _burning(count: int) -> Iterator[None]:
-    burners = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)
-    ]
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:

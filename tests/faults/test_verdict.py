@@ -83,7 +83,9 @@ def test_what_holds(result: Result, expected: bool) -> None:
 
 def test_what_cannot_be_injected_is_said_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     result = Result(skipped="needs a second user")
-    assert "not injected: needs a second user" in table.to_markdown([(Fault("x", nothing), result)], True)
+    assert "not injected: needs a second user" in table.to_markdown(
+        [(Fault("x", nothing), result)], True
+    )
     monkeypatch.delenv("CI", raising=False)
     assert table.holds(result)
     monkeypatch.setenv("CI", "true")
