@@ -29,6 +29,7 @@ def run_faults(directory: Path, module: str, only: str, mutant: str) -> tuple[in
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "FAULTS_MUTANT": mutant,
+            "FAULTS_PATIENCE": "8",
         },
         capture_output=True,
         text=True,
@@ -44,7 +45,7 @@ class TestWrongServers:
     """Servers that are wrong on purpose (``seams/sitecustomize.py``)."""
 
     def test_one_that_is_right(self, tmp_path: Path) -> None:
-        status, result = run_faults(tmp_path, "starved", "worker stopped by SIGSTOP", "none")
+        status, result = run_faults(tmp_path, "paths", "forked child", "none")
         assert (status, result.lost, result.wrong, result.broken) == (0, 0, 0, 0)
 
     def test_a_successor_that_knows_nothing(self, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ class TestWrongServers:
         assert result.wrong > 0
 
     def test_one_that_is_early(self, tmp_path: Path) -> None:
-        status, result = run_faults(tmp_path, "starved", "worker stopped by SIGSTOP", "early")
+        status, result = run_faults(tmp_path, "paths", "forked child", "early")
         assert status == 1
         assert result.wrong > 0
 
