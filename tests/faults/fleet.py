@@ -23,6 +23,7 @@ from faults.fault import Result
 from faults.slate import Slate
 
 __all__ = [
+    "GATE",
     "PATIENCE",
     "Fleet",
     "FleetWorker",
@@ -38,6 +39,7 @@ __all__ = [
 
 # Seconds: a bound for what should take milliseconds.
 PATIENCE = float(os.environ.get("FAULTS_PATIENCE", "30"))
+GATE = "say('ready'); input()\n"  # a worker that begins with this waits for ``Fleet.go``
 SETTLE = 0.5  # seconds in which a wrong kill would have happened
 CLOCK_STEP = 0.0005  # seconds between reading a clock and writing it down
 
@@ -72,6 +74,7 @@ class FleetWorker:
         self.pid = process.pid
         self.slate = slate
         self.must_live = must_live
+        self.waits = code.startswith(GATE)
         self.will_hang = "hang(" in code
         self.died_at: float | None = None  # monotonic seconds
 
@@ -108,7 +111,6 @@ class Fleet:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self.workers: list[FleetWorker] = []
-        self.self_late = 0  # workers that were reaped because they were late themselves
         self._by_pidfd: dict[int, FleetWorker] = {}
         self._epoll = select.epoll()
         self._ended = False
@@ -161,6 +163,15 @@ class Fleet:
         self.workers.append(worker)
         self._follow(worker)
         return worker
+
+    def go(self) -> None:
+        """Once all have started, which takes long on a busy machine, let those on who wait."""
+        waiting = [worker for worker in self.workers if worker.waits]
+        for worker in waiting:
+            worker.hear("ready")
+        for worker in waiting:
+            worker.waits = False
+            worker.tell()
 
     def bystander(
         self,
@@ -241,7 +252,7 @@ class Fleet:
         if worker.must_die and early <= CLOCK_STEP:
             result.saw_lateness(-early)
         elif not worker.must_live and (slate.late or (slate.armed and early <= CLOCK_STEP)):
-            self.self_late += 1  # it, or its full pipe, took longer than its timer had to spare
+            result.late += 1  # it, or its full pipe, took longer than its timer had to spare
         elif worker.must_live or not slate.armed:
             result.blame(f"{who} was innocent; signal {-status} ended it")
         else:

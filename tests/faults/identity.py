@@ -40,7 +40,7 @@ def recycled(scale: Scale) -> Result:
     """A worker dies with a timer out; its pid goes to a bystander, or to a worker that hangs."""
     result = Result(note="versions 1 and 2, while the server runs, is stopped, and is replaced")
     with serve("timers", result) as server:
-        for _ in range(scale.pick(10, 1)):
+        for _ in range(scale.pick(4, 1)):
             for client in VERSIONS:
                 for pause in (_running, _stopped, _replaced):
                     _recycle(server, client, pause, result)
@@ -92,7 +92,7 @@ def recycled_unread(scale: Scale) -> Result:
     """The worker dies before its record is read, and its pid is given away before that, too."""
     result = Result(note="versions 1 and 2")
     with serve("timers", result) as server:
-        for _ in range(scale.pick(10, 2)):
+        for _ in range(scale.pick(6, 2)):
             for client in VERSIONS:
                 with Fleet("timers") as fleet:
                     worker = fleet.start(f"input()\n{TAKE}", client=client)

@@ -155,7 +155,7 @@ def race(scale: Scale) -> Result:
     """Servers that start at the same instant: one of them serves, and its FIFO is whole."""
     result = Result(note=f"{STARTERS} a time")
     pipe = subprocess.PIPE
-    for _ in range(scale.pick(30, 2)):
+    for _ in range(scale.pick(15, 2)):
         racers = [
             subprocess.Popen(
                 [sys.executable, "-c", _RACER],

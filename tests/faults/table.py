@@ -34,7 +34,8 @@ def to_markdown(rows: Rows, quick: bool) -> str:
         "|---|---|---|---|---|---|",
     ]
     for fault, result in rows:
-        name = f"{fault.name} ({result.note})" if result.note else fault.name
+        note = f" ({result.note})" if result.note else ""
+        name = fault.name + note + _late(result)
         if result.skipped:
             lines.append(f"| {name} | not injected: {result.skipped} | | | | |")
             continue
@@ -43,6 +44,10 @@ def to_markdown(rows: Rows, quick: bool) -> str:
             f"| {result.wrong} | {_lateness(result.lateness)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _late(result: Result) -> str:
+    return f"; {result.late} workers were late themselves" if result.late else ""
 
 
 def _broken(result: Result) -> str:
