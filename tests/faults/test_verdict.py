@@ -64,6 +64,20 @@ class TestWrongServers:
         assert result.wrong > 0
 
 
+def test_where_no_namespace_can_be_made_it_refuses() -> None:
+    """In one sentence; here for want of unshare(1)."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "faults"],
+        env={
+            "PATH": "",
+            "PYTHONPATH": os.pathsep.join(map(str, [ROOT / "tests", ROOT / "python"])),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr.strip()) == (2, REFUSAL)
+
+
 def nothing(scale: Scale) -> Result:
     return Result()
 
