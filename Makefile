@@ -20,7 +20,9 @@ ALONE := unshare $(if $(filter-out 0,$(shell id -u)),--user --map-root-user) --p
 TORCH  ?= torch==2.13.0
 BENCH  := PYTHONPATH=tests $(BIN)/python -m bench
 
-.PHONY: help demo demo-c test lint wheel clean fuzz fuzz-quick fuzz-wire fuzz-table fuzz-encoder fuzz-server
+.PHONY: help demo demo-c test lint wheel clean
+.PHONY: faults faults-quick faults-readme
+.PHONY: fuzz fuzz-quick fuzz-wire fuzz-table fuzz-encoder fuzz-server
 .PHONY: bench bench-quick bench-smoke bench-record bench-readme
 
 help:            ## say what can be made
@@ -36,6 +38,18 @@ demo-c: $(STAMP)  ## the same with a worker in C, in two seconds
 
 test: $(STAMP)   ## set up and run all tests
 	$(BIN)/python -m pytest
+
+# Faults are really injected: each in a pid namespace of its own, which needs root or user namespaces.
+FAULTS := PYTHONPATH=tests $(BIN)/python -m faults
+
+faults: $(STAMP)  ## inject every fault; a table of what came of it, in build/faults.md
+	$(FAULTS)
+
+faults-quick: $(STAMP)  ## the same in under 90 s
+	$(FAULTS) --quick
+
+faults-readme: $(STAMP)  ## inject every fault, and put the table into the README
+	$(FAULTS) --readme
 
 lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -739,3 +741,28 @@ class TestVerdict:
 
     def test_alone(self) -> None:
         assert verdict(self.members("a")) == []
+
+
+@pytest.mark.parametrize("lacking", ["thread", "process"])
+def test_a_server_that_cannot_collect_says_so_and_reaps(
+    start_server: StartServer,
+    start_worker: StartWorker,
+    events: EventList,
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: str,
+) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def run(*arguments: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no process can be started")
+
+    start_server()
+    worker = start_worker(HUNG_IN_C)
+    if lacking == "thread":
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    else:
+        monkeypatch.setattr(server_evidence._Incident, "run", run)
+    assert worker.wait(PATIENCE) == -signal.SIGKILL
+    (degraded,) = events.wait_for("server degraded")
+    assert degraded.code == "evidence"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from test_decoder import REJECTED
 
 import filetimer as timer
 from filetimer.server import process as process_module
+from filetimer.server import watchdog as watchdog_module
 
 HANG = """
     import time, filetimer as timer
@@ -239,6 +241,18 @@ class TestWhoMayBeReaped:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         assert self.refusal(server, events, record(zombie.pid)) == "zombie"
         zombie.wait()
+
+    def test_a_recycled_pid_of_version_1(
+        self,
+        server: timer.FileTimerServer,
+        events: EventList,
+        sleeper: subprocess.Popen[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The process began after the pipe was written to: also for a server's first record."""
+        monkeypatch.setattr(watchdog_module, "started_at", lambda process: time.monotonic() + 1)
+        assert self.refusal(server, events, record(sleeper.pid)) == "no_process"
+        monkeypatch.undo()
 
     def test_a_thread_is_not_a_worker(
         self,
@@ -619,6 +633,21 @@ def test_pidfds_by_system_call_number(
         process_module._pidfd_open(sleeper.pid)
 
 
+def test_pidfds_that_cannot_be_had_just_now_are_not_given_up_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first look may come when no descriptor is left; the answer is kept."""
+
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    process_module.capability.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(process_module, "_pidfd_open", fail)
+        assert process_module.capability() == "pidfd"
+    process_module.capability.cache_clear()
+
+
 def test_a_flood_of_garbage_does_not_keep_others_from_being_served(
     server: timer.FileTimerServer, events: EventList, start_worker: StartWorker
 ) -> None:
@@ -675,3 +704,24 @@ def test_the_journal_is_given_up_when_it_cannot_be_written(
     assert [event.code for event in events.named("server degraded")] == ["journal"]
     assert start_worker(HANG).wait(PATIENCE) == -signal.SIGKILL
     server.stop()
+
+
+def test_a_process_whose_first_thread_has_ended_is_no_zombie(
+    server: timer.FileTimerServer, start_worker: StartWorker
+) -> None:
+    """As by pthread_exit; /proc/PID/stat says Z, while the others live on."""
+    worker = start_worker(
+        """
+        import ctypes, os, platform, threading, time
+        import filetimer as timer
+        timer.configure_from_env()
+        def hang():
+            while ") Z" not in open(f"/proc/{os.getpid()}/stat").read():
+                time.sleep(0.01)
+            with timer.expires(0.2):
+                time.sleep(600)
+        threading.Thread(target=hang).start()
+        ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit
+        """
+    )
+    assert worker.wait(PATIENCE) == -signal.SIGKILL

@@ -18,6 +18,9 @@ from test_file_server import record, write_line
 import filetimer as timer
 from filetimer.replay import find_journals
 from filetimer.server import recovery
+from filetimer.server.journal import Chunk
+from filetimer.server.loop import read_clocks
+from filetimer.server.process import this_host
 
 # A server that kills itself with SIGKILL the first time a seam is passed after "go" was read.
 DYING_SERVER = """
@@ -177,6 +180,19 @@ def _journal_ends_with(end: bytes) -> bool:
 
 def _journal_has(pid: int, times: int) -> bool:
     return _journal_text().count(b'"pid": %d,' % pid) >= times
+
+
+def test_a_kill_that_was_due_survives_a_successor_that_dies_in_its_first_pass(
+    sleeper: subprocess.Popen[str],
+) -> None:
+    """It had taken a chunk, and not acted yet on what its predecessor had left it."""
+    now = read_clocks()
+    due = record(sleeper.pid, -1.0)
+    chunks = [Chunk(now, due, start=True), Chunk(now, b"garbage\n")]
+    table, _ = recovery.replay_table(this_host(), chunks)
+    assert [timer.pid for timer in table.live_timers()] == [sleeper.pid]
+    table, _ = recovery.replay_table(this_host(), [*chunks, Chunk(now, b"garbage\n")])
+    assert list(table.live_timers()) == []  # the pass of the second chunk was completed
 
 
 @pytest.mark.parametrize("seam", ["before the signal", "after the signal"])

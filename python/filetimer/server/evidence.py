@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from filetimer.server.timers import Expiry, Worker, deadline_of
 from filetimer.wire.decoder import UNSET, Record
 
 __all__ = ["DEFAULT_BUDGET", "Evidence"]
-
-logger = logging.getLogger("filetimer")
 
 DEFAULT_BUDGET = 3.0  # seconds
 JOIN = 0.25  # seconds in which further expiries share a collector
@@ -47,6 +44,7 @@ class Evidence:
         journal: the path of the server's journal, if it keeps one.
         command: what collects.
         gpu: whether to ask the CUDA driver of a hung worker for a core dump.
+        degraded: told what is lacking when nothing could be collected, in the server's thread.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class Evidence:
         journal: Callable[[], str | None],
         command: tuple[str, ...] = COLLECTOR,
         gpu: bool = False,
+        degraded: Callable[[str, str], None] = lambda code, detail: None,
     ) -> None:
         if not budget > 0:
             raise ValueError(f"evidence_budget must be a positive number of seconds: {budget!r}")
@@ -68,6 +67,7 @@ class Evidence:
         self._wake = wake
         self._command = command
         self._gpu = gpu
+        self._degraded = degraded
         self._incidents: list[_Incident] = []
         self._count = 0
 
@@ -90,7 +90,8 @@ class Evidence:
         )
         try:
             thread.start()
-        except RuntimeError:  # the limit on threads
+        except RuntimeError as error:  # the limit on threads
+            incident.problem = f"no evidence was collected: {error}"
             incident.ended = True
 
     def finished(self) -> dict[int, Findings]:
@@ -98,6 +99,8 @@ class Evidence:
         found: dict[int, Findings] = {}
         for incident in [incident for incident in self._incidents if incident.ended]:
             self._incidents.remove(incident)
+            if incident.problem is not None:
+                self._degraded("evidence", incident.problem)
             found |= {pid: incident.findings(pid) for pid in incident.pids}
         return found
 
@@ -150,7 +153,6 @@ class Evidence:
             incident.run(command, json.dumps(task).encode("ascii") + b"\n")
         except Exception as error:  # the worker is signalled, whatever happens here
             incident.problem = f"no evidence was collected: {error}"
-            logger.warning("%s", incident.problem)
         finally:
             incident.ended = True
             self._wake()

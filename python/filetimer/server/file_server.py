@@ -112,6 +112,7 @@ class FileTimerServer:
                 self._wake,
                 self._journal_path,
                 gpu=gpu_core_dump,
+                degraded=self._reporter.degraded,
             )
         policy = Policy(kill_after, report_only, warn_after, reap_tree, hold_stopped)
         self._watchdog = Watchdog(

@@ -143,7 +143,12 @@ def read_stat(pid: int) -> tuple[str, int] | None:
 def _read_stat(pid: int) -> tuple[str, int] | None:
     """As :func:`read_stat`; raises OSError where the file is there and cannot be opened."""
     fields = _stat_fields(pid)
-    return None if fields is None else (fields[0].decode("ascii"), int(fields[19]))
+    if fields is None:
+        return None
+    state, threads = fields[0].decode("ascii"), int(fields[17])
+    if state == "Z" and threads > 1:
+        state = "S"  # its first thread has ended; the process lives on in the others
+    return state, int(fields[19])
 
 
 def _stat_fields(pid: int) -> list[bytes] | None:

@@ -102,7 +102,9 @@ def replay_table(
         for result in results:
             if isinstance(result, Record):
                 table.apply(result, received)
-        if i + 1 < len(chunks) and not chunk.own:
+        # The state that a file begins with was not acted on yet: its server may have taken it over
+        # with timers that were due, and have died in its first pass.
+        if i + 1 < len(chunks) and not chunk.own and not chunk.start:
             table.expire(received.monotonic)
     return table, decoder
 

@@ -33,6 +33,7 @@ logger = logging.getLogger("filetimer")
 SETTLE = 2.0  # seconds to wait for a server to answer
 STOP = 5.0  # seconds for a server to end by itself
 SHORT_LIFE = 1.0  # seconds: a server that lives no longer is replaced with a pause in between
+PAUSE = 0.1  # seconds; twice as long each time, if it did not even begin to serve
 LONGEST_PAUSE = 5.0  # seconds
 
 
@@ -74,7 +75,8 @@ class HeldServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._spawning = threading.Lock()
         self._answers = threading.Condition()
-        self._ready = False
+        self._ready = False  # the first one serves
+        self._served = False  # this one has served
         self._error: OSError | None = None
         self._settled = -1
         self._words = itertools.count()
@@ -136,6 +138,7 @@ class HeldServer:
 
     def _spawn(self) -> None:
         arguments = json.dumps({**self._options, "holder": self._holder})
+        self._served = False
         with self._spawning:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "filetimer.server", arguments],
@@ -157,7 +160,7 @@ class HeldServer:
                 self._answers.notify_all()
             if self._stopping.is_set() or not self._ready:
                 return
-            pause = _next_pause(pause, time.monotonic() - born)
+            pause = _next_pause(pause, time.monotonic() - born, self._served)
             self._tell_death(status, pause)
             if self._stopping.wait(pause):
                 return
@@ -184,7 +187,7 @@ class HeldServer:
             return
         with self._answers:
             if "ready" in message:
-                self._ready = True
+                self._ready = self._served = True
             elif "error" in message:
                 self._error = OSError(*message["error"])
             elif "settled" in message:
@@ -217,9 +220,14 @@ class HeldServer:
         self._tell(Event(events.SERVER_DIED, detail=detail, time=time.time()))
 
 
-def _next_pause(pause: float, lived: float) -> float:
-    """Seconds before the next server: none, unless they die as soon as they are born."""
-    return 0.0 if lived > SHORT_LIFE else min(max(0.1, 2 * pause), LONGEST_PAUSE)
+def _next_pause(pause: float, lived: float, served: bool) -> float:
+    """Seconds before the next server: none, unless they die as soon as they are born.
+
+    Clients wait for a second, once the pipe is full: servers that do serve are replaced sooner.
+    """
+    if lived > SHORT_LIFE:
+        return 0.0
+    return PAUSE if served else min(max(PAUSE, 2 * pause), LONGEST_PAUSE)
 
 
 def _close_input(process: subprocess.Popen[bytes]) -> None:
