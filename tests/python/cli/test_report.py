@@ -18,6 +18,7 @@ def test_after_a_job(bench):
         "run", "--workers", "2", "--max-restarts", "1", "--keep-journal", "kept", "--", *worker
     )
     assert result.returncode == 0
+    assert b"look at it with `filetimer report --journal kept` or" in result.stderr
     result = bench("report", "--journal", "kept", "-o", "page.html")
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout == b"page.html: " + result.stdout.split(b": ")[1]
