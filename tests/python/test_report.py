@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib.image
 import pytest
 from journals import WALL, Script, training_job
 
@@ -19,11 +20,6 @@ from filetimer.server import events
 from filetimer.server.timers import Now
 from filetimer.views import report as report_module
 from filetimer.views.report import Report, bars, make_report
-
-pytest.importorskip("matplotlib")
-
-import matplotlib.image
-
 from filetimer.views.report_charts import COLOURS
 from filetimer.views.report_page import page
 

@@ -12,8 +12,6 @@ import pytest
 
 from .conftest import wait_until
 
-pytest.importorskip("prometheus_client")
-
 
 def ask(url: str, accept: str = "text/plain") -> tuple[str, str]:
     request = urllib.request.Request(url, headers={"Accept": accept})

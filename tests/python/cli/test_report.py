@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("matplotlib")
-
 
 def test_after_a_job(bench):
     worker = bench.script(

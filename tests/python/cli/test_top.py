@@ -12,8 +12,6 @@ import pytest
 
 from .conftest import PATIENCE, wait_until
 
-pytest.importorskip("rich")
-
 
 def start_worker(bench):
     """A worker that has a timer set."""
