@@ -21,14 +21,23 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
 from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.events import Event
-from filetimer.server.journal import Chunk, old_path, own_events, read_history, read_journal
+from filetimer.server.journal import (
+    CHUNK_LINE,
+    Chunk,
+    _chunks,
+    _split_header,
+    old_path,
+    own_events,
+    read_history,
+    read_journal,
+)
 from filetimer.server.process import read_stat
 from filetimer.server.recovery import replay_table
 from filetimer.server.sweep import is_alive
@@ -375,48 +384,56 @@ def feed(history: History, chunks: Iterable[Chunk]) -> History:
 class Follower:
     """Feeds a history from a journal that is being written, whenever :meth:`poll` is called.
 
-    A server that is replaced goes on in the same journal.  What was written and replaced twice
-    between two polls is missed.
+    Only what is new is read.  A server that is replaced goes on in the same journal.  What was
+    written and replaced twice between two polls is missed.
     """
 
     def __init__(self, journal: str) -> None:
         self.history = History()
         self.header: dict[str, Any] = {}
         self._path = journal
-        self._file: object = None
+        self._file: bytes | None = None  # what it begins with: inode numbers are given out again
         self._position = 0
 
     def poll(self, now: Now) -> None:
         """Take in what is new.  Raises OSError when the journal is gone, JournalError."""
-        header, chunks = read_journal(self._path, now)
-        file = _identity(header, chunks)
-        if file != self._file:
-            self._finish_old_file(now)
-            self._position = 0
-        self._take(header, chunks, now)
-        self.header, self._file = header, file
+        with open(self._path, "rb") as file:
+            beginning = _beginning(file)
+            if beginning != self._file:
+                self._finish_old_file(now)
+                self._file, self._position = beginning, 0
+            self._take(file, now)
+        self.header, _ = _split_header(beginning, self._path)
 
     def _finish_old_file(self, now: Now) -> None:
         """Take in the rest of the file that was being followed, or all of the one before."""
         try:
-            header, chunks = read_journal(old_path(self._path), now)
+            with open(old_path(self._path), "rb") as file:
+                if _beginning(file) != self._file:
+                    self._position = 0
+                self._take(file, now)
         except FileNotFoundError:
             return
-        if _identity(header, chunks) != self._file:
-            self._position = 0
-        self._take(header, chunks, now)
 
-    def _take(self, header: dict[str, Any], chunks: list[Chunk], now: Now) -> None:
-        if self.history.first is None:
-            self.history.complete = _is_complete(header, chunks)
-        # The last chunk may be half written: it is taken when another is behind it, or when its
-        # own line says when it was received.
-        complete = [chunk for chunk in chunks if chunk.now is not now and is_whole(chunk)]
-        for chunk in complete[self._position :]:
-            self.history.feed(chunk)
-        self._position = len(complete)
+    def _take(self, file: BinaryIO, now: Now) -> None:
+        file.seek(0)
+        first_line = file.readline()
+        header, _ = _split_header(first_line, self._path)
+        at_start = self._position == 0
+        self._position = self._position or len(first_line)
+        file.seek(self._position)
+        for chunk in _chunks(file.read(), now):
+            # The last chunk may be half written: it is taken when another is behind it, or when
+            # its own line says when it was received.
+            if chunk.now is now or not is_whole(chunk):
+                return
+            if self.history.first is None:
+                self.history.complete = _is_complete(header, [chunk])
+            self.history.feed(chunk._replace(start=at_start))
+            at_start = False
+            self._position += CHUNK_LINE + len(chunk.data)
 
 
-def _identity(header: dict[str, Any], chunks: list[Chunk]) -> object:
-    """What tells a journal's file from the next: inode numbers are given out again."""
-    return header["boot_id"], header["monotonic"], header["server"], chunks[0].now
+def _beginning(file: BinaryIO) -> bytes:
+    """What tells a journal's file from the next: its header and when it was begun."""
+    return file.readline() + file.read(CHUNK_LINE)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
 from journals import WALL, Script, training_job
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from prometheus_client.parser import text_string_to_metric_families
 from support import StartWorker, eventually
 from test_file_server import record, write_line
 
@@ -14,14 +17,6 @@ import filetimer as timer
 from filetimer.server import events
 from filetimer.server.loop import read_clocks
 from filetimer.server.timers import Now
-
-pytest.importorskip("prometheus_client")
-
-from prometheus_client import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.openmetrics import parser as openmetrics_parser
-from prometheus_client.parser import text_string_to_metric_families
-
 from filetimer.views.metrics import OTHER, Exporter, journal_finder
 
 

@@ -220,5 +220,5 @@ class TestFollower:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "done\n"
         (journal,) = find_journals(path)
-        eventually(lambda: load_history(journal, read_clocks())[1].open)
+        eventually(lambda: load_history(journal, read_clocks())[1].records == 3)
         return journal, Follower(journal)

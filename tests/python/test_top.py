@@ -19,9 +19,6 @@ from filetimer.replay import find_journals
 from filetimer.server.loop import read_clocks
 from filetimer.views.source import NoServer
 from filetimer.views.top import Board, Frame, Note, Past, Row, kept_frame
-
-pytest.importorskip("rich")
-
 from filetimer.views.top_screen import render
 
 
@@ -154,7 +151,7 @@ class TestDrawing:
         assert style in {str(span.style) for span in line.spans}
         assert mark == "!" if "!" in line.plain else mark == " "
         full = line.plain.count("█")
-        assert abs(full - max(0, left) / 60 * 23) <= 1
+        assert abs(full - max(0, left) / 60 * 22) <= 1
         assert ("over" in line.plain) == (left < 0)
 
     def test_what_a_client_wrote_does_nothing_to_the_terminal(self) -> None:

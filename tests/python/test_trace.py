@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -143,7 +144,12 @@ def test_what_is_no_trace(other: Any) -> None:
 
 
 def test_torchs_profiler_writes_the_same_base_and_clock(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    try:
+        import torch
+    except ImportError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip("needs torch")
     with torch.profiler.profile() as profile:
         before = time.time_ns()
         with torch.profiler.record_function("marked"):

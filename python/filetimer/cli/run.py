@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,13 +74,25 @@ def execute(options: argparse.Namespace) -> int:
             server_options(options),
         )
         try:
-            return Job(plan).run()
+            return _say_what_is_kept(Job(plan).run(), options.keep_journal)
         except CannotServe as error:
             raise system_error(f"serve timers at {path}", error.reason) from None
         except OSError as error:
             if error.filename == options.command[0]:
                 raise cannot_run(error) from None
             raise system_error("start the workers", error) from None
+
+
+def _say_what_is_kept(status: int, journal: str | None) -> int:
+    """Say how to look at the history that the job leaves; its exit status stays."""
+    if journal is not None and os.path.exists(journal):
+        option = f"--journal {shlex.quote(journal)}"
+        print(
+            "filetimer: kept the history of the timers: look at it with "
+            f"`filetimer report {option}` or `filetimer suggest {option}`",
+            file=sys.stderr,
+        )
+    return status
 
 
 @contextmanager

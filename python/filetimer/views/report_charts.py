@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from filetimer.replay import Span
 from filetimer.views.report import CLOSE, Durations, Timeline, bars
 from filetimer.views.words import printable, shortened
 
@@ -48,7 +49,7 @@ FONT = "system-ui, 'DejaVu Sans', sans-serif"
 WIDTH = 12.0  # inches; the page scales it
 POINT = 1 / 72  # inches
 LEGEND_COLUMNS = 5
-MARKS = 4  # kinds of marks, usually at most
+MAX_KILL_LINES = 50
 
 _STYLE: Any = {  # its keys are a type of matplotlib's newest versions only
     "svg.fonttype": "none",
@@ -81,29 +82,35 @@ def timeline_svg(timeline: Timeline) -> str:
     """One row for each worker: its blocks by scope, deadlines that passed, kills, restarts."""
     rows = len(timeline.rows)
     row_height = 44 if rows <= 4 else 28 if rows <= 16 else 15  # in points
-    scopes = _scope_handles(timeline)
-    legend_rows = math.ceil((len(scopes) + MARKS) / LEGEND_COLUMNS)
-    below, above = 38, 8 + 15 * legend_rows
-    height = (below + rows * row_height + above) * POINT
+    labels = [shortened(row.label, 27) for row in timeline.rows]
+    unit, name = _time_unit(timeline.end - timeline.begin)
+    marks = _marks(timeline, unit, min(10.0, 0.62 * row_height))
     with matplotlib.rc_context(_STYLE):
+        handles = [*_scope_handles(timeline), *(mark.handle() for mark in marks)]
+        below, above = 38, 10 + 15 * math.ceil(len(handles) / LEGEND_COLUMNS)
+        height = (below + rows * row_height + above) * POINT
         figure = Figure(figsize=(WIDTH, height))
-        left, bottom = 1.45 / WIDTH, below * POINT / height
-        top = 1 - above * POINT / height
+        left = (0.5 + 0.07 * max(len("worker (pid)"), *map(len, labels))) / WIDTH
+        bottom, top = below * POINT / height, 1 - above * POINT / height
         axes = figure.add_axes((left, bottom, 0.985 - left, top - bottom))
-        unit, name = _time_unit(timeline.end - timeline.begin)
         _draw_bars(axes, timeline, unit)
-        marks = _draw_marks(axes, timeline, unit, row_height)
+        for when in timeline.kills[:MAX_KILL_LINES]:
+            at = (when - timeline.begin) / unit
+            axes.axvline(at, color=_STAND_INS["alarm"], linewidth=0.8, linestyle=":", zorder=0.9)
+        for mark in marks:
+            xs, ys = zip(*mark.points, strict=True)
+            axes.plot(xs, ys, zorder=3, **mark.style)
         axes.set_ylim(rows - 0.5, -0.5)
         span = max((timeline.end - timeline.begin) / unit, 1e-6)
         axes.set_xlim(-0.004 * span, 1.012 * span)
-        labels = [shortened(row.label, 22) for row in timeline.rows]
         axes.set_yticks(range(rows), labels, fontsize=8.5 if rows <= 16 else 7.5)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"time since the beginning ({name})")
-        axes.set_ylabel("worker (pid)")
+        title: dict[str, Any] = {"ha": "right", "va": "bottom", "transform": axes.transAxes}
+        axes.text(-0.008, 1.0, "worker (pid)", fontsize=9.5, **title)
         axes.legend(
-            handles=_row_major([*scopes, *marks], LEGEND_COLUMNS),
+            handles=_row_major(handles, LEGEND_COLUMNS),
             loc="lower left",
             bbox_to_anchor=(-0.005, 1.0),
             ncols=LEGEND_COLUMNS,
@@ -150,59 +157,59 @@ def _draw_bars(axes: Axes, timeline: Timeline, unit: float) -> None:
         axes.add_patch(patch)
 
 
-def _draw_marks(axes: Axes, timeline: Timeline, unit: float, row_height: float) -> list[Any]:
-    """Kills, deadlines, close calls, new processes; the handles of those that there are."""
-    size = min(10.0, 0.62 * row_height)
-    fg, alarm = _STAND_INS["fg"], _STAND_INS["alarm"]
+class _Mark(NamedTuple):
+    """A kind of marks: where they are, in time and row, and how they look."""
+
+    label: str
+    points: list[tuple[float, int]]
+    style: dict[str, Any]
+
+    def handle(self) -> Line2D:
+        """Its entry of the legend."""
+        return Line2D([], [], label=self.label, **{**self.style, "markersize": 7})
+
+
+def _marks(timeline: Timeline, unit: float, size: float) -> list[_Mark]:
+    """Kills, deadlines, close calls, new processes: the kinds that there are."""
 
     def at(monotonic: float) -> float:
         return (monotonic - timeline.begin) / unit
 
-    for when in timeline.kills[:50]:
-        axes.axvline(at(when), color=alarm, linewidth=0.8, linestyle=":", zorder=0.9)
-    killed = [(at(s.end or 0.0), i) for i, s in timeline.ran_out if s.how == "killed"]
-    expired = [(at(s.end or 0.0), i) for i, s in timeline.ran_out if s.how == "expired"]
+    def ends(found: Sequence[tuple[int, Span]], *how: str) -> list[tuple[float, int]]:
+        return [(at(span.end or 0.0), i) for i, span in found if span.how in how]
+
     # A deadline that is off the picture would only shrink what is in it.
-    due = [(at(s.deadline), i) for i, s in [*timeline.ran_out, *timeline.still_open]]
-    due = [(x, i) for x, i in due if x <= at(timeline.end)]
-    starts = [(at(t), i) for i, row in enumerate(timeline.rows) for t in row.starts[1:]]
-    close = [(at(s.end or 0.0), i) for i, s in timeline.close]
-    still = [(at(timeline.end), i) for i, _ in timeline.still_open]
-    bg = _STAND_INS["bg"]
-    kinds: list[tuple[list[tuple[float, int]], str, dict[str, Any]]] = [
-        (due, "deadline that passed", {"marker": "|", "markersize": 1.5 * size, "color": fg}),
-        (starts, "new process", {"marker": ">", "markersize": 0.75 * size, "color": fg}),
-        (
-            still,
-            "still set at the end",
-            {"marker": "o", "markersize": 0.7 * size, "color": fg, "markerfacecolor": bg},
-        ),
-        (
-            close,
-            f"close call: under {CLOSE:.0%} left",
-            {"marker": "^", "markersize": 0.8 * size, "color": fg, "markeredgecolor": bg},
-        ),
-        (
-            expired,
-            "ran out, reported",
-            {"marker": "D", "markersize": 0.75 * size, "color": alarm, "markeredgecolor": bg},
-        ),
-        (
-            killed,
-            "ran out, worker killed",
-            {"marker": "X", "markersize": 1.15 * size, "color": alarm, "markeredgecolor": bg},
-        ),
+    due = [
+        (i, s) for i, s in [*timeline.ran_out, *timeline.still_open] if s.deadline < timeline.end
     ]
-    handles = []
-    for points, label, style in kinds:
-        if points:
-            xs, ys = zip(*points, strict=True)
-            style = {"linestyle": "none", "markeredgewidth": 0.8, "clip_on": False, **style}
-            if style["marker"] == "|":
-                style["markeredgewidth"] = 2
-            axes.plot(xs, ys, zorder=3, **style)
-            handles.append(Line2D([], [], label=label, **{**style, "markersize": 7}))
-    return handles
+    starts = [(at(start), i) for i, row in enumerate(timeline.rows) for start in row.starts[1:]]
+    still = [(at(timeline.end), i) for i, _ in timeline.still_open]
+    completed = ends(timeline.close, "released", "renewed")
+    kinds: list[tuple[str, list[tuple[float, int]], str, float, str, str]] = [
+        ("deadline that passed", [(at(s.deadline), i) for i, s in due], "|", 1.5, "fg", "fg"),
+        ("new process", starts, ">", 0.75, "fg", "bg"),
+        ("still set at the end", still, "o", 0.7, "bg", "fg"),
+        (f"close call: under {CLOSE:.0%} left", completed, "^", 0.8, "fg", "bg"),
+        ("ran out, reported", ends(timeline.ran_out, "expired"), "D", 0.75, "alarm", "bg"),
+        ("ran out, worker killed", ends(timeline.ran_out, "killed"), "X", 1.15, "alarm", "bg"),
+    ]
+    return [
+        _Mark(
+            label,
+            points,
+            {
+                "marker": marker,
+                "markersize": scale * size,
+                "markerfacecolor": _STAND_INS[face],
+                "markeredgecolor": _STAND_INS[edge],
+                "markeredgewidth": 2 if marker == "|" else 0.8,
+                "linestyle": "none",
+                "clip_on": False,
+            },
+        )
+        for label, points, marker, scale, face, edge in kinds
+        if points
+    ]
 
 
 def _draw_histogram(axes: Axes, found: Durations) -> None:
@@ -216,6 +223,7 @@ def _draw_histogram(axes: Axes, found: Durations) -> None:
     axes.set_ylabel("blocks")
     low = max(1e-4, min([*everything, *marks], default=0.1)) / 1.6
     high = max([*everything, *marks], default=1.0) * 1.6
+    low = min(low, high / 12)  # a decade, at least: less has no round numbers in it
     count = 60
     edges = [low * (high / low) ** (i / count) for i in range(count + 1)]
     clipped = [[min(max(d, low), high) for d in part] for part in (found.later, found.first)]
@@ -232,7 +240,8 @@ def _draw_histogram(axes: Axes, found: Durations) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     if not everything:
-        axes.text(0.5, 0.5, "none came to its end", transform=axes.transAxes, ha="center")
+        axes.set_ylim(0, 1)
+        axes.text(0.03, 0.9, "none came to its end", transform=axes.transAxes)
 
 
 def _histogram_handles(found: Sequence[Durations]) -> list[Any]:

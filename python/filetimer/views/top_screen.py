@@ -92,7 +92,7 @@ def _row(row: Row, scope_width: int, bar_width: int) -> Line:
     line.append(f"{scope:<{scope_width}}  ")
     line.append(_bar(row.share, bar_width), style)
     mark = "!" if row.share < URGENT else " "
-    line.append(f" {mark}{_left(row):>9}", style)
+    line.append(f" {mark}{_left(row):>10}", style)
     line.append(f" of {_clock(row.allowed)}")
     return line.append(" (report)" if row.reports_only else "", "dim")
 
@@ -133,7 +133,7 @@ def _past(past: Past, width: int) -> Line:
 
 
 def _note(note: Note) -> Line:
-    line = Text(f"{_ago(note.ago):>12}  ", "dim")
+    line = Text().append(f"{_ago(note.ago):>12}  ", "dim")
     return line.append(printable(note.text), "bold red" if note.grave else "yellow")
 
 
@@ -147,7 +147,7 @@ def _section(title: str, lines: list[Line]) -> list[Line]:
 
 def _columns(width: int) -> tuple[int, int]:
     """The widths of scope and bar: what the other columns leave."""
-    rest = width - 8 - 2 - 2 - 11 - 12
+    rest = width - 8 - 2 - 2 - 12 - 12
     scope = min(40, rest // 2)
     return scope, min(40, rest - scope)
 

@@ -85,3 +85,23 @@ def test_a_reader_that_goes_away_is_no_traceback(bench):
     process.stdout.close()
     process.wait()
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("metrics", "prometheus_client", "metrics"),
+        ("top", "rich", "top"),
+        ("report", "matplotlib", "report"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(bench, command, module, extra):
+    bench.serve()
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from filetimer.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    result = bench(command, program=("-c", program))
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert f"pip install 'filetimer[{extra}]'".encode() in result.stderr
+    assert result.stderr.count(b"\n") == 1

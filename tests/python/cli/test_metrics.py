@@ -12,8 +12,6 @@ import pytest
 
 from .conftest import wait_until
 
-pytest.importorskip("prometheus_client")
-
 
 def ask(url: str, accept: str = "text/plain") -> tuple[str, str]:
     request = urllib.request.Request(url, headers={"Accept": accept})
@@ -61,18 +59,3 @@ def test_of_several_servers_one_must_be_named(bench):
     result = bench("metrics", "--port", "0")
     assert result.returncode == 2
     assert b"name one: " in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "module", "extra"),
-    [("metrics", "prometheus_client", "metrics"), ("top", "rich", "top")],
-)
-def test_a_missing_extra_is_one_sentence(bench, command, module, extra):
-    program = (
-        f"import sys; sys.modules[{module!r}] = None\n"
-        f"from filetimer.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    result = bench(command, program=("-c", program))
-    assert (result.returncode, result.stdout) == (2, b"")
-    assert f"pip install 'filetimer[{extra}]'".encode() in result.stderr
-    assert result.stderr.count(b"\n") == 1

@@ -8,7 +8,7 @@ import pytest
 
 from filetimer.cli.main import main
 
-VIEWS = ["suggest", "trace", "top"]
+VIEWS = ["suggest", "trace", "top", "report"]
 
 
 def test_after_a_job(bench):

@@ -12,8 +12,6 @@ import pytest
 
 from .conftest import PATIENCE, wait_until
 
-pytest.importorskip("rich")
-
 
 def start_worker(bench):
     """A worker that has a timer set."""
@@ -60,3 +58,23 @@ def test_live_on_a_terminal_until_ctrl_c(bench):
     assert process.wait(60) == 0
     assert process.stderr.read() == b""
     os.close(master)
+
+
+def test_a_server_that_was_killed(bench):
+    """Its journal stays, and every view finds it."""
+    bench.serve()
+    start_worker(bench)
+    holder = bench.started[0]
+    holder.send_signal(signal.SIGSTOP)  # so that it does not start another
+    os.kill(_child_of(holder.pid), signal.SIGKILL)
+    wait_until(lambda: b"DIED" in bench("top", "--once").stdout, "it is seen that it died")
+    assert b"guarded" in bench("top", "--once").stdout
+    assert b"guarded" in bench("suggest").stdout
+    holder.kill()
+
+
+def _child_of(pid: int) -> int:
+    """The one child of a process that this test started."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        (child,) = map(int, file.read().split())
+    return child
