@@ -187,7 +187,8 @@ def test_the_journal_tells_what_is_held_from_what_a_client_sent() -> None:
     ]
     lines = b"".join(timer_line(worker, timer) for timer in timers)
     assert list(own_timers(LineDecoder().feed(lines))) == timers
-    sent = lines.replace(b'"version": 2,', b'"version": %d,' % (2**53 - 1))
+    sent = lines.replace(b'"version":2,', b'"version":%d,' % (2**53 - 1))
+    assert sent.count(b"%d" % (2**53 - 1)) == 4
     received = LineDecoder().feed(sent)  # whatever version a client writes
     assert all(isinstance(r, Record) and r.token != HELD_TOKEN for r in received)
 

@@ -170,7 +170,7 @@ class TestTheFile:
         journal.compact(State([worker], b"half"), self.NOW)
         _, read = read_journal(journal.path, self.NOW)
         (chunk,) = read
-        assert b'"start_time": 55' in chunk.data
+        assert b'"start_time":55' in chunk.data
         assert b'"deadline": 105.0' in chunk.data
         assert chunk.data.endswith(b"}\nhalf")
         assert not journal.is_full

@@ -28,6 +28,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from filetimer.server.timers import HELD_TOKEN, Now, Worker
 from filetimer.wire.decoder import UNSET, Record, Rejection
 
@@ -350,23 +352,11 @@ def boot_id() -> str:
 
 def timer_line(worker: Worker[Any], timer: Record) -> bytes:
     """A timer as a record that would set it again, for this very process: :func:`own_timers`."""
-    record: dict[str, Any] = {
-        "version": 2,
-        "pid": timer.pid,
-        "scope_id": timer.scope_id,
-        "expiration_time": timer.expiration_time,
-        "signal": timer.signal,
-        "deadline": timer.deadline,
-    }
-    if worker.start_time is not None:
-        record["start_time"] = worker.start_time
-    if timer.token == HELD_TOKEN:
-        record["version"] = HELD_VERSION
-    elif timer.token is not UNSET:
-        record["token"] = timer.token
-    if timer.attributes is not UNSET:
-        record["attributes"] = timer.attributes
-    return json.dumps(record).encode("ascii") + b"\n"
+    start_time = UNSET if worker.start_time is None else worker.start_time
+    own = msgspec.structs.replace(timer, version=2, start_time=start_time, pid_ns=UNSET)
+    if own.token == HELD_TOKEN:
+        own.version, own.token = HELD_VERSION, UNSET
+    return msgspec.json.encode(own) + b"\n"
 
 
 def own_timers(results: Iterable[Record | Rejection]) -> Iterable[Record | Rejection]:
