@@ -171,7 +171,7 @@ class TestTheFile:
         _, read = read_journal(journal.path, self.NOW)
         (chunk,) = read
         assert b'"start_time":55' in chunk.data
-        assert b'"deadline": 105.0' in chunk.data
+        assert b'"deadline":105.0' in chunk.data
         assert chunk.data.endswith(b"}\nhalf")
         assert not journal.is_full
         assert sorted(os.listdir(tmp_path)) == ["j", "j.old"]
