@@ -288,7 +288,8 @@ def configure(timer_client: TimerClient, *, attributes: Attributes | None = None
     strings, numbers and booleans of 256 bytes in all.  Raises ValueError for others.
 
     A :class:`~filetimer.FileTimerClient` also lets its server ask for the Python stacks of this
-    process, by a signal that is free (see ``filetimer.client.stacks``).
+    process, by a signal that is free (see ``filetimer.client.stacks``); FILETIMER_STACKS=0 in the
+    environment prevents that.
     """
     global _client
     if attributes is not None and hasattr(timer_client, "set_attributes"):  # torch's have none
