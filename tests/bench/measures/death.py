@@ -23,16 +23,16 @@ FREEING = (
 def rows(effort: Effort) -> Iterator[Row]:
     with folder() as where, server("ours", where) as ours:
         small = {
-            timers: [_death(where, ours, timers, 0) for _ in range(effort(100, 25))]
+            timers: [_death(where, ours, timers, 0) for _ in range(effort(100, 12))]
             for timers in (1, 1000)
         }
         size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
-        big = [_death(where, ours, 1, size) for _ in range(effort(9, 3))]
+        big = [_death(where, ours, 1, size) for _ in range(effort(9, 2))]
         torch_small, torch_big = [], []
         if has_torch():
             with _torch_deaths(where) as death:
-                torch_small = [death(1, 0) for _ in range(effort(20, 6))]
-                torch_big = [death(1, size) for _ in range(effort(5, 2))]
+                torch_small = [death(1, 0) for _ in range(effort(20, 4))]
+                torch_big = [death(1, size) for _ in range(effort(5, 1))]
     torchs = spread(torch_small) if torch_small else None
     for timers, samples in small.items():
         ours_ = spread(samples)
