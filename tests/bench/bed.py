@@ -39,7 +39,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 SCOPE = "training/loop.py#120"
 # What lets a Python child import what we import.
-PYTHON_ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])}
+PYTHON_ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, sys.path)]),
+    "PYTHONWARNINGS": "ignore",  # torch warns of a missing numpy
+}
 PATIENCE = 120.0  # seconds that anything here may take to answer
 
 

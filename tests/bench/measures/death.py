@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from bench.bed import Process, Server, folder, has_torch, server, worker
 from bench.samples import Effort, Spread, spread
 from bench.table import Row, Target
 
-AFTER = 0.2  # seconds
+AFTER, PHASES = 0.2, 0.1  # seconds: torch's server polls every 0.1, and no phase may be favoured
 BIG = 2 << 30
 FREEING = (
     "The worker's code stops about 20 us after the signal; what comes then is the kernel's freeing "
@@ -61,11 +62,15 @@ def _targets(ours: Spread, torchs: Spread | None) -> tuple[Target, ...]:
 
 
 def _death(where: Path, ours: Server, timers: int, size: int) -> float:
-    with worker(where, "victim", ours.path, "ours", timers, size, AFTER) as victim:
-        return _watched(victim)
+    with worker(where, "victim", ours.path, "ours", timers, size, _after()) as victim:
+        return watched(victim)
 
 
-def _watched(victim: Process) -> float:
+def _after() -> float:
+    return AFTER + random.uniform(0, PHASES)
+
+
+def watched(victim: Process) -> float:
     """Seconds from the deadline of a victim to its death."""
     pidfd = os.pidfd_open(victim.pid)
     try:
@@ -99,8 +104,8 @@ class _torch_deaths:
         path = self._where / f"torch-{self._number}"
         self._server.tell(str(path))
         self._server.hear()
-        with worker(self._where, "victim", path, "torch", timers, size, AFTER) as victim:
-            took = _watched(victim)
+        with worker(self._where, "victim", path, "torch", timers, size, _after()) as victim:
+            took = watched(victim)
         self._server.hear()  # it has killed itself
         return took
 

@@ -65,7 +65,9 @@ def _cold_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator
     sides["two os.write"] = _two_lines(fd)
     took = alternate(_timed(sides, 1), effort(500, 100), lambda: time.sleep(0.01))
     os.close(fd)
-    limit = f"two `os.write`: {spread(took['two os.write']).text('us')}"
+    writes = took["two os.write"]
+    most = ratios(took["torch"], writes).median
+    limit = f"two `os.write`: {spread(writes).text('us')}, {most:.1f}x faster"
     for name in CLIENTS:
         ratio = ratios(took["torch"], took[name])
         yield Row(
