@@ -18,7 +18,7 @@ ALONE := unshare $(if $(filter-out 0,$(shell id -u)),--user --map-root-user) --p
 
 # What `make bench` compares with, where it can be installed; `make bench TORCH=` does without.
 TORCH  ?= torch==2.13.0
-BENCH  := PYTHONPATH=tests $(BIN)/python -m bench
+BENCH  := PYTHONPATH=tests $(BIN)/python -W ignore -m bench
 
 .PHONY: help demo demo-c test lint wheel clean
 .PHONY: faults faults-quick faults-readme
