@@ -31,12 +31,12 @@ from filetimer.server.events import Event
 from filetimer.server.journal import (
     CHUNK_LINE,
     Chunk,
-    _chunks,
-    _split_header,
+    chunks_of,
     old_path,
     own_events,
     read_history,
     read_journal,
+    split_header,
 )
 from filetimer.server.process import read_stat
 from filetimer.server.recovery import replay_table
@@ -403,7 +403,7 @@ class Follower:
                 self._finish_old_file(now)
                 self._file, self._position = beginning, 0
             self._take(file, now)
-        self.header, _ = _split_header(beginning, self._path)
+        self.header, _ = split_header(beginning, self._path)
 
     def _finish_old_file(self, now: Now) -> None:
         """Take in the rest of the file that was being followed, or all of the one before."""
@@ -418,11 +418,11 @@ class Follower:
     def _take(self, file: BinaryIO, now: Now) -> None:
         file.seek(0)
         first_line = file.readline()
-        header, _ = _split_header(first_line, self._path)
+        header, _ = split_header(first_line, self._path)
         at_start = self._position == 0
         self._position = self._position or len(first_line)
         file.seek(self._position)
-        for chunk in _chunks(file.read(), now):
+        for chunk in chunks_of(file.read(), now):
             # The last chunk may be half written: it is taken when another is behind it, or when
             # its own line says when it was received.
             if chunk.now is now or not is_whole(chunk):

@@ -243,7 +243,7 @@ def test_many_records_are_compacted_while_they_are_served(
         with timer.expires(60, client=client):
             pass
     eventually(lambda: live_scopes(server._file_path) == ["kept"])
-    assert os.path.getsize(journal.path) < 100_000
+    eventually(lambda: os.path.getsize(journal.path) < 100_000)  # it may be about to
 
 
 def test_seconds_left_can_be_told(

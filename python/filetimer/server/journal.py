@@ -41,6 +41,7 @@ __all__ = [
     "State",
     "boot_id",
     "chunk_line",
+    "chunks_of",
     "event_line",
     "journal_header",
     "old_path",
@@ -48,6 +49,7 @@ __all__ = [
     "own_records",
     "read_history",
     "read_journal",
+    "split_header",
     "timer_line",
 ]
 
@@ -256,22 +258,22 @@ def read_journal(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
     """
     with open(path, "rb") as file:
         content = file.read()
-    header, rest = _split_header(content, path)
-    return header, list(_chunks(rest, now))
+    header, rest = split_header(content, path)
+    return header, list(chunks_of(rest, now))
 
 
 def read_history(path: str, now: Now) -> tuple[dict[str, Any], list[Chunk]]:
     """As :func:`read_journal`, with what is left of the time before it; the header is the last."""
     content = _both_files(path)
-    header, rest = _split_header(content, path)
+    header, rest = split_header(content, path)
     chunks: list[Chunk] = []
     while True:
-        part = list(_chunks(rest, now))
+        part = list(chunks_of(rest, now))
         chunks += part
         rest = rest[sum(CHUNK_LINE + len(chunk.data) for chunk in part) :]
         if not rest:
             return header, chunks
-        header, rest = _split_header(rest, path)
+        header, rest = split_header(rest, path)
 
 
 def _both_files(path: str) -> bytes:
@@ -306,7 +308,8 @@ def _keep_old(path: str) -> None:
         os.rename(temporary, old_path(path))
 
 
-def _split_header(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
+def split_header(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
+    """The first line, and the rest.  Raises JournalError when it is no header."""
     first, newline, rest = content.partition(b"\n")
     try:
         header: dict[str, Any] = json.loads(first)
@@ -317,7 +320,7 @@ def _split_header(content: bytes, path: str) -> tuple[dict[str, Any], bytes]:
     return header, rest
 
 
-def _chunks(rest: bytes, now: Now) -> Iterator[Chunk]:
+def chunks_of(rest: bytes, now: Now) -> Iterator[Chunk]:
     """The chunks up to the end, or to the next header."""
     position = 0
     while position < len(rest) and not rest.startswith(_HEADER, position):

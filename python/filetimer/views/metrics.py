@@ -17,7 +17,7 @@ from filetimer.replay import Follower, Noted, Span, is_alive, runs
 from filetimer.runtime import journal_path, runtime_directory
 from filetimer.server import events
 from filetimer.server.journal import JournalError
-from filetimer.server.timers import HELD_TOKEN, Now
+from filetimer.server.timers import Now
 from filetimer.views.source import NoServer, choose_journal
 from filetimer.views.words import printable, shortened
 
@@ -180,7 +180,7 @@ class Exporter:
 
     def _count_event(self, noted: Noted) -> None:
         event = noted.event
-        if event.name == events.TIMER_EXPIRED and event.token != HELD_TOKEN:
+        if event.name == events.TIMER_EXPIRED:
             self._expirations.inc()
             self._lateness.observe(event.late or 0.0)
         elif event.name == events.KILL_WORKER:
