@@ -151,18 +151,19 @@ class _Worker:
         status = os.waitpid(self.pid, 0)[1]
         os.close(self.pidfd)
         with open(self._reader) as told:
-            times = json.loads(told.read() or "null")
-        if died is None or times is None or not os.WIFSIGNALED(status):
+            called, deadline, *returned = map(float, told.read().split())
+        if died is None or not os.WIFSIGNALED(status):
             return None
-        called, returned, deadline = times
-        return Kill(returned - called, died - deadline)
+        # It may have been killed while the call was still on its way back.
+        return Kill((returned[0] if returned else died) - called, died - deadline)
 
 
 def _hang(path: str, after: float, writer: int) -> None:
     client = timer.FileTimerClient(path)
     called = time.monotonic()
-    handle = client.begin("hung", after)
-    os.write(writer, json.dumps([called, time.monotonic(), handle._deadline]).encode())
+    os.write(writer, b"%.9f %.9f " % (called, called + after))
+    client.begin("hung", after)
+    os.write(writer, b"%.9f" % time.monotonic())
     time.sleep(600)
 
 
