@@ -75,10 +75,15 @@ class Kill(NamedTuple):
     late: float  # from the deadline to the death
 
 
+UNDELIVERED = Kill(-1.0, -1.0)
+GAVE_UP = 3  # exit status of a worker whose acquire was not delivered
+
+
 def measure(kind: str, kills: int = 40) -> dict[str, float]:
     """Flood a server while ``kills`` workers hang.
 
-    The numbers: ``kills``; ``lost``, workers that were not killed; ``median_ms`` and ``worst_ms``,
+    The numbers: ``kills``; ``undelivered``, calls that gave up and said so, because there was no
+    room in the pipe for a second; ``lost``, workers that were not killed otherwise; ``median_ms`` and ``worst_ms``,
     from a deadline to the death; ``acquire_worst_ms``, the longest call that opened a timer;
     ``server_mb``, the most memory that the server had.
     """
@@ -90,10 +95,13 @@ def measure(kind: str, kills: int = 40) -> dict[str, float]:
             with _writer(path, KINDS[kind]):
                 seen = list(_watch(before, path, kills - len(before)))
                 memory = _peak_memory(server)
+    undelivered = seen.count(UNDELIVERED)
+    seen = [kill for kill in seen if kill != UNDELIVERED]
     died = [kill for kill in seen if kill is not None]
     late = [1000 * kill.late for kill in died] or [float("inf")]
     return {
         "kills": len(seen),
+        "undelivered": undelivered,
         "lost": len(seen) - len(died),
         "early": sum(1 for kill in died if kill.late < 0),
         "median_ms": statistics.median(late),
@@ -151,18 +159,24 @@ class _Worker:
         status = os.waitpid(self.pid, 0)[1]
         os.close(self.pidfd)
         with open(self._reader) as told:
-            times = json.loads(told.read() or "null")
-        if died is None or times is None or not os.WIFSIGNALED(status):
+            called, deadline, *returned = map(float, told.read().split())
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == GAVE_UP:
+            return UNDELIVERED
+        if died is None or not os.WIFSIGNALED(status):
             return None
-        called, returned, deadline = times
-        return Kill(returned - called, died - deadline)
+        # It may have been killed while the call was still on its way back.
+        return Kill((returned[0] if returned else died) - called, died - deadline)
 
 
 def _hang(path: str, after: float, writer: int) -> None:
     client = timer.FileTimerClient(path)
     called = time.monotonic()
-    handle = client.begin("hung", after)
-    os.write(writer, json.dumps([called, time.monotonic(), handle._deadline]).encode())
+    os.write(writer, b"%.9f %.9f " % (called, called + after))
+    try:
+        client.begin("hung", after)
+    except BrokenPipeError:
+        os._exit(GAVE_UP)
+    os.write(writer, b"%.9f" % time.monotonic())
     time.sleep(600)
 
 

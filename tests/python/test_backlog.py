@@ -10,7 +10,7 @@ from filetimer.server.backlog import Backlog
 from filetimer.server.events import EventReporter
 from filetimer.server.timers import Host, Now
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import LineDecoder
+from filetimer.wire.decoder import LineDecoder, code_of_garbage, judge_garbage
 
 NOW = Now(100.0, 1_767_225_600.0)
 LONG = b'{"version": 1, "pid": "a string, which it may not be, and long enough for a record"}'
@@ -69,3 +69,14 @@ def test_all_are_counted_and_a_watchdog_says_when_it_is_behind(
     watchdog.close()
     assert reporter.counts["record rejected", "json"] == 1000
     assert sum(event.count or 1 for event in events) == 1000
+
+
+def test_in_a_flood_they_are_only_counted() -> None:
+    backlog = filled(b"a\n\xff\na\n[]\n1\n" + LONG + b"\n \t{}\n")
+    assert backlog.tally_slice() == {"json": 2, "utf8": 1, "object": 2, "missing_field": 2}
+    assert not backlog
+
+
+def test_to_count_one_is_to_judge_it() -> None:
+    for line in (b"", b" ", b"x", b"[1]", b"{}", b"{", b"nul", b"null", b"\xff", "é".encode()):
+        assert code_of_garbage(line) == judge_garbage(line).code

@@ -9,11 +9,12 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 
-from filetimer.wire.decoder import Garbage, Rejection, judge_garbage
+from filetimer.wire.decoder import Garbage, Rejection, code_of_garbage, judge_garbage
 
 __all__ = ["Backlog"]
 
-SLICE = 1000  # entries in one pass: one or two milliseconds' work
+SLICE = 1000  # entries that are reported in one pass: some milliseconds' work
+TALLY = 5000  # the same, of entries that are only counted
 FULL = 20_000  # entries: while there are so many, writers have to wait
 MOST = 150_000  # entries that outlive a pass: deadlines may make it read on, again and again
 
@@ -43,6 +44,17 @@ class Backlog:
         """The next that are to be reported, and how many lines each stands for."""
         self._count()
         return self._take(max(SLICE, len(self._judged) + len(self._garbage) - MOST))
+
+    def tally_slice(self) -> dict[str, int]:
+        """The next that are only to be counted: how many lines deserve each code."""
+        self._count()
+        tally: collections.Counter[str] = collections.Counter()
+        for _ in range(min(TALLY, len(self._judged))):
+            tally[self._judged.popleft().code] += 1
+        for _ in range(min(max(TALLY, len(self._garbage) - MOST), len(self._garbage))):
+            line, count = self._garbage.popitem()
+            tally[code_of_garbage(line)] += count
+        return tally
 
     def take_all(self) -> Iterator[tuple[Rejection, int]]:
         """As :meth:`take_slice`, all that there are."""

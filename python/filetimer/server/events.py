@@ -244,6 +244,17 @@ class EventReporter:
             fields["detail"] = fields["detail"]()
         self._hand_on(Event(name, time=time.time(), **fields))
 
+    @property
+    def is_flooded(self) -> bool:
+        """Whether rejections and refusals are summed up at this moment."""
+        return self._single > MAX_SINGLE and time.monotonic() < self._window_end
+
+    def withhold(self, name: str, code: str | None, count: int) -> None:
+        """Count events without looking at them: they are reported in sum, when it is time."""
+        self.counts[name, code] = self.counts.get((name, code), 0) + count
+        self._withheld[name, code] = self._withheld.get((name, code), 0) + count
+        self.next_flush = self.next_flush or self._window_end
+
     def degraded(self, code: str, detail: str) -> None:
         """Report what the server lacks: each cause once, and again only after a while."""
         now = time.monotonic()

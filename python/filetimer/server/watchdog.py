@@ -132,7 +132,11 @@ class Watchdog:
             self._report(
                 events.TIMER_OVERDUE, **timer_fields(timer), detail=_left(timer, monotonic)
             )
-        self._report_rejections(self._backlog.take_slice())
+        if self._reporter.is_flooded:
+            for code, count in self._backlog.tally_slice().items():
+                self._reporter.withhold(events.RECORD_REJECTED, code, count)
+        else:
+            self._report_rejections(self._backlog.take_slice())
         self._reporter.flush(monotonic)
         return bool(expiries or kills)
 

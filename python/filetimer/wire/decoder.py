@@ -28,6 +28,7 @@ __all__ = [
     "Record",
     "Rejection",
     "checked_record",
+    "code_of_garbage",
     "decode_line",
     "judge_garbage",
     "judge_line",
@@ -216,12 +217,17 @@ def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record |
     return [rejection]
 
 
-def judge_garbage(line: bytes) -> Rejection:
-    """The verdict on a line that is too short for a record: what is plain to see comes first."""
+def code_of_garbage(line: bytes) -> str:
+    """The code of a line that is too short for a record: what is plain to see comes first."""
     if not _is_utf8(line):
-        return Rejection(line, "utf8", "it is not UTF-8")
+        return "utf8"
     if line.lstrip(_WHITE)[:1] not in _BEGINNINGS:
-        return Rejection(line, "json", "it is not JSON")
+        return "json"
+    return judge_garbage(line).code
+
+
+def judge_garbage(line: bytes) -> Rejection:
+    """The verdict on a line that is too short for a record."""
     try:
         decode_line(line)
     except BadLine as bad:
