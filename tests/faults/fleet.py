@@ -275,7 +275,10 @@ def stop(pid: int) -> None:
 
 def _thread_states(pid: int) -> set[str]:
     paths = Path(f"/proc/{pid}/task").glob("*/stat")
-    return {path.read_text().rpartition(")")[2].split()[0] for path in paths}
+    try:
+        return {path.read_text().rpartition(")")[2].split()[0] for path in paths}
+    except OSError:
+        return set()  # a thread has just ended: look again
 
 
 class ServerProcess:
