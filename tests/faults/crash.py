@@ -21,6 +21,7 @@ from faults.fleet import (
     serve,
     server_children,
     start_bare,
+    stop,
 )
 from faults.load import CLIENTS, Load
 from faults.slate import Slate
@@ -210,7 +211,7 @@ def in_the_first_pass(scale: Scale) -> Result:
                 for worker in fleet.workers:
                     worker.hear("hangs")
                 time.sleep(0.02)
-                os.kill(server.process.pid, signal.SIGSTOP)  # no successor for now
+                stop(server.process.pid)  # no successor for now
                 os.kill(server.pid, signal.SIGKILL)
                 time.sleep(1.05)  # what was taken is due, or given back
                 fleet.start("pairs(1)")

@@ -35,6 +35,7 @@ __all__ = [
     "serve",
     "server_children",
     "start_bare",
+    "stop",
 ]
 
 # Seconds: a bound for what should take milliseconds.
@@ -264,6 +265,20 @@ class Fleet:
             return "it lives"
         lines = worker.process.stderr.read().strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP; returns once every thread of the process has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: _thread_states(pid) == {"T"}, "it stops")
+
+
+def _thread_states(pid: int) -> set[str]:
+    paths = Path(f"/proc/{pid}/task").glob("*/stat")
+    try:
+        return {path.read_text().rpartition(")")[2].split()[0] for path in paths}
+    except OSError:
+        return set()  # a thread has just ended: look again
 
 
 class ServerProcess:

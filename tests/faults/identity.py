@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from faults.fault import Fault, Result, Scale
-from faults.fleet import Fleet, FleetWorker, HeldServerProcess, bare_server, eventually, serve
+from faults.fleet import Fleet, FleetWorker, HeldServerProcess, bare_server, eventually, serve, stop
 
 TAKE = "timer = begin(0.8)\nsay('taken')\nidle()"
 DRAIN = 0.1  # seconds in which a server reads what is in its pipe
@@ -77,13 +77,13 @@ def _running(server: HeldServerProcess):
 
 def _stopped(server: HeldServerProcess):
     pid = server.pid
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     return lambda: os.kill(pid, signal.SIGCONT)
 
 
 def _replaced(server: HeldServerProcess):
     """No server lives for as long as the process that would replace it is stopped."""
-    os.kill(server.process.pid, signal.SIGSTOP)
+    stop(server.process.pid)
     os.kill(server.pid, signal.SIGKILL)
     return lambda: os.kill(server.process.pid, signal.SIGCONT)
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 from faults.fault import Fault, Result, Scale
-from faults.fleet import Fleet, bare_server, eventually, native_is_built, serve
+from faults.fleet import Fleet, bare_server, eventually, native_is_built, serve, stop
 from faults.load import Load
 
 
@@ -30,7 +30,7 @@ def full(scale: Scale) -> Result:
                     worker.hear("taken")
                 time.sleep(0.1)
                 pid = server.pid
-                os.kill(pid, signal.SIGSTOP)
+                stop(pid)
                 _fill("timers")
                 result.injected += 1
                 for worker in fleet.workers:
@@ -80,7 +80,7 @@ def unreachable(scale: Scale) -> Result:
                 for worker in fleet.workers:
                     worker.hear("taken")
                 pid = server.pid
-                os.kill(pid, signal.SIGSTOP)
+                stop(pid)
                 _fill("timers")
                 for worker in fleet.workers:
                     worker.tell()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from faults.fault import Fault, Result, Scale
-from faults.fleet import GATE, Fleet, FleetWorker, bare_server, eventually, serve
+from faults.fleet import GATE, Fleet, FleetWorker, bare_server, eventually, serve, stop
 from faults.load import Load
 
 STOPPED = 1.0  # seconds, which is longer than the deadlines below
@@ -34,7 +34,7 @@ def server_stopped(scale: Scale) -> Result:
                 for worker in fleet.workers:
                     worker.hear("taken")
                 time.sleep(random.uniform(0, 0.1))
-                os.kill(pid, signal.SIGSTOP)
+                stop(pid)
                 result.injected += 1
                 time.sleep(STOPPED)
                 os.kill(pid, signal.SIGCONT)

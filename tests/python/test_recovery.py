@@ -21,6 +21,7 @@ from filetimer.server import recovery
 from filetimer.server.journal import Chunk
 from filetimer.server.loop import read_clocks
 from filetimer.server.process import this_host
+from filetimer.supervisor import held_server
 
 # A server that kills itself with SIGKILL the first time a seam is passed after "go" was read.
 DYING_SERVER = """
@@ -345,3 +346,21 @@ def test_the_snapshot_of_a_compaction_is_valid_records(
     last = [line for line in _journal_text().splitlines() if b'"scope_id"' in line][-1]
     assert json.loads(last)["scope_id"] == 'a\n"é'
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("pause", "lived", "served", "following"),
+    [
+        (0.4, 2.0, True, 0.0),
+        (0.0, 0.5, True, 0.1),
+        (0.1, 0.5, True, 0.1),  # clients wait for a second only, once the pipe is full
+        (0.0, 0.5, False, 0.1),
+        (0.1, 0.5, False, 0.2),
+        (4.0, 0.5, False, 5.0),
+    ],
+)
+def test_servers_that_die_young_are_replaced_after_a_pause(
+    pause: float, lived: float, served: bool, following: float
+) -> None:
+    """Longer each time, if they do not even begin to serve.  Seconds."""
+    assert held_server._next_pause(pause, lived, served) == following
