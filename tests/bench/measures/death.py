@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -22,18 +23,22 @@ FREEING = (
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    with folder() as where, server("ours", where) as ours:
-        small = {
-            timers: [_death(where, ours, timers, 0) for _ in range(effort(100, 12))]
-            for timers in (1, 1000)
-        }
-        size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
-        big = [_death(where, ours, 1, size) for _ in range(effort(9, 2))]
-        torch_small, torch_big = [], []
-        if has_torch():
-            with _torch_deaths(where) as death:
-                torch_small = [death(1, 0) for _ in range(effort(20, 4))]
-                torch_big = [death(1, size) for _ in range(effort(5, 1))]
+    size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
+    small: dict[int, list[float]] = {1: [], 1000: []}
+    big, torch_small, torch_big = [], [], []
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(folder())
+        ours = stack.enter_context(server("ours", where))
+        torch_death = stack.enter_context(_torch_deaths(where)) if has_torch() else None
+        for i in range(effort(100, 12)):
+            for timers, samples in small.items():
+                samples.append(_death(where, ours, timers, 0))
+            if torch_death and i % 5 == 0:
+                torch_small.append(torch_death(1, 0))
+        for i in range(effort(9, 2)):
+            big.append(_death(where, ours, 1, size))
+            if torch_death and i % 2 == 0:
+                torch_big.append(torch_death(1, size))
     torchs = spread(torch_small) if torch_small else None
     for timers, samples in small.items():
         ours_ = spread(samples)
