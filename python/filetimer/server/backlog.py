@@ -67,9 +67,9 @@ class Backlog:
             self._fresh.pop()
 
     def _take(self, most: int) -> Iterator[tuple[Rejection, int]]:
-        for _ in range(most):
+        for _ in range(min(most, len(self._judged) + len(self._garbage))):
             if self._judged:
                 yield self._judged.popleft(), 1
-            elif self._garbage:
+            else:
                 line, count = self._garbage.popitem()
                 yield judge_garbage(line), count

@@ -18,7 +18,10 @@ MIN_REBUILD = 1024  # heap entries below which a rebuild is not worth it
 
 
 class Deadlines:
-    """Timers by the monotonic second at which each is due; ``is_live``: whether it still counts."""
+    """Timers by the monotonic second at which each is due; ``is_live``: whether it still counts.
+
+    ``add((at, timer))`` lets a timer be due at ``at``.
+    """
 
     def __init__(self, is_live: Callable[[Record], bool]) -> None:
         self._is_live = is_live
@@ -26,14 +29,12 @@ class Deadlines:
         self._heap: list[tuple[float, int, Record]] = []  # by time, then by arrival
         self._arrivals = 0
         self._rebuild_at = MIN_REBUILD
-
-    def add(self, at: float, timer: Record) -> None:
-        """Let the timer be due at ``at``."""
-        self._fresh.append((at, timer))
+        self.add = self._fresh.append  # a method of its own would cost every acquire a call
 
     def next(self) -> float | None:
         """When the first live timer is due; None without any."""
-        self._settle()
+        if self._fresh:
+            self._settle()
         heap = self._heap
         while heap and not self._is_live(heap[0][2]):
             heapq.heappop(heap)
@@ -48,11 +49,11 @@ class Deadlines:
 
     def _settle(self) -> None:
         """Move fresh timers that still live into the heap; rebuild it when dead ones dominate."""
-        fresh, self._fresh = self._fresh, []
-        for at, timer in fresh:
+        for at, timer in self._fresh:
             if self._is_live(timer):
                 self._arrivals += 1
                 heapq.heappush(self._heap, (at, self._arrivals, timer))
+        self._fresh.clear()
         if len(self._heap) > self._rebuild_at:
             self._heap = [entry for entry in self._heap if self._is_live(entry[2])]
             heapq.heapify(self._heap)
