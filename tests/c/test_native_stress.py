@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from native import HERE, Fifo
@@ -93,10 +94,12 @@ def test_one_server_serves_them_all(
     received = 0
     receive = Watchdog.receive
 
-    def counted(self: Watchdog, results: list[Record | Rejection], now: Now) -> None:
+    def counted(
+        self: Watchdog, results: list[Record | Rejection], now: Now, written_by: Any
+    ) -> None:
         nonlocal received
         received += len(results)
-        receive(self, results, now)
+        receive(self, results, now, written_by)
 
     monkeypatch.setattr(Watchdog, "receive", counted)
     events: list[Event] = []
