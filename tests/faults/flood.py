@@ -83,9 +83,10 @@ def measure(kind: str, kills: int = 40) -> dict[str, float]:
     """Flood a server while ``kills`` workers hang.
 
     The numbers: ``kills``; ``undelivered``, calls that gave up and said so, because there was no
-    room in the pipe for a second; ``lost``, workers that were not killed otherwise; ``median_ms``
-    and ``worst_ms``, from a deadline to the death; ``acquire_worst_ms``, the longest call that
-    opened a timer; ``server_mb``, the most memory that the server had.
+    room in the pipe for a second; ``lost``, workers that were not killed otherwise; ``early``,
+    those killed before their deadline; ``median_ms`` and ``worst_ms``, from a deadline to the
+    death; ``acquire_worst_ms``, the longest call that opened a timer;
+    ``server_mb``, the most memory that the server had.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "timers")
