@@ -295,7 +295,7 @@ def foreign_namespaces(scale: Scale) -> Result:
     result = Result(note="nested and outer pid namespace, shifted clocks")
     with bare_server("timers", result) as server, Fleet("timers") as fleet:
         for number in range(scale.pick(5, 1)):
-            innocent = fleet.bystander("a namesake", pid=20_000 + number)
+            innocent = fleet.bystander("a namesake", pid=20_000 + 100 * number)
             code = _TWIN.format(pid=innocent.pid)
             twin = fleet.start(code, prefix=NESTED, must_live=True)
             twin.hear(str(innocent.pid))
