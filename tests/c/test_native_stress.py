@@ -93,10 +93,10 @@ def test_one_server_serves_them_all(
     received = 0
     receive = Watchdog.receive
 
-    def counted(self: Watchdog, results: list[Record | Rejection], now: Now) -> None:
+    def counted(self: Watchdog, results: list[Record | Rejection], now: Now, *rest: object) -> None:
         nonlocal received
         received += len(results)
-        receive(self, results, now)
+        receive(self, results, now, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Watchdog, "receive", counted)
     events: list[Event] = []
