@@ -13,7 +13,7 @@ WHEEL_TESTS := tests/python/test_file_client.py tests/python/test_cffi_client.py
 
 # What `make bench` compares with, where it can be installed; `make bench TORCH=` does without.
 TORCH  ?= torch==2.13.0
-BENCH  := PYTHONPATH=tests $(BIN)/python -m bench
+BENCH  := PYTHONPATH=tests $(BIN)/python -W ignore -m bench
 
 .PHONY: help demo demo-c test lint wheel clean bench bench-quick bench-smoke bench-record bench-readme
 

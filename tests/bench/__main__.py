@@ -37,7 +37,7 @@ def main() -> int:
             put_into(ROOT / "README.md", (options.output / "bench.md").read_text(encoding="utf-8"))
             return 0
         _measure(Effort(options.quick), options.measures or MEASURES, options.output)
-    except (Missing, FileNotFoundError, ValueError) as error:
+    except (Missing, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     return 0

@@ -39,7 +39,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 SCOPE = "training/loop.py#120"
 # What lets a Python child import what we import.
-PYTHON_ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])}
+PYTHON_ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, sys.path)]),
+    "PYTHONWARNINGS": "ignore",  # torch warns of a missing numpy
+}
 PATIENCE = 120.0  # seconds that anything here may take to answer
 
 
@@ -196,13 +199,14 @@ class Server(Process):
         finally:
             os.close(fd)
 
-    def wait_for_timers(self, count: int) -> None:
-        """Until the server has taken them in; at most ``PATIENCE`` seconds."""
+    def wait_for_timers(self, count: int) -> float:
+        """Until the server has taken them in (monotonic seconds); at most ``PATIENCE`` seconds."""
         give_up = time.monotonic() + PATIENCE
         while self.timers()[0] < count:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"the server has {self.timers()[0]} timers of {count}")
-            time.sleep(0.02)
+            time.sleep(0.005)
+        return time.monotonic()
 
 
 def server(kind: str, where: Path) -> Server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,18 @@ def test_a_child_that_has_died_is_told_from_one_that_is_slow() -> None:
         child.hear()
     with Process("cat") as child, pytest.raises(TimeoutError, match="does not answer"):
         child.hear(0.05)
+
+
+def test_writers_end_with_their_parent() -> None:
+    with folder() as where, server("ours", where) as ours:
+        with worker(where, "flood", ours.path, "ours", 3, 0, 2) as flood:
+            flood.tell()
+            flood.hear()
+            ours.wait_for_timers(6)
+        give_up = time.monotonic() + 60
+        while ours.timers()[0]:  # a worker that has exited has none
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
 
 
 def test_programs_are_compiled_once(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ static int flood(long timers, long records, long writers)
     await_line();
     for (i = 0; i < writers; i++) {
         if (fork() == 0) {
+            close(go[1]); /* else their ends would never be seen */
             close(stay[1]);
             flood_one(go[0], stay[0], answers[1], timers, records);
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from bench.bed import Process, Server, folder, has_torch, server, worker
 from bench.samples import Effort, Spread, spread
 from bench.table import Row, Target
 
-AFTER = 0.2  # seconds
+AFTER, PHASES = 0.2, 0.1  # seconds: torch's server polls every 0.1, and no phase may be favoured
 BIG = 2 << 30
 FREEING = (
     "The worker's code stops about 20 us after the signal; what comes then is the kernel's freeing "
@@ -21,18 +23,22 @@ FREEING = (
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    with folder() as where, server("ours", where) as ours:
-        small = {
-            timers: [_death(where, ours, timers, 0) for _ in range(effort(100, 25))]
-            for timers in (1, 1000)
-        }
-        size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
-        big = [_death(where, ours, 1, size) for _ in range(effort(9, 3))]
-        torch_small, torch_big = [], []
-        if has_torch():
-            with _torch_deaths(where) as death:
-                torch_small = [death(1, 0) for _ in range(effort(20, 6))]
-                torch_big = [death(1, size) for _ in range(effort(5, 2))]
+    size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
+    small: dict[int, list[float]] = {1: [], 1000: []}
+    big, torch_small, torch_big = [], [], []
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(folder())
+        ours = stack.enter_context(server("ours", where))
+        torch_death = stack.enter_context(_torch_deaths(where)) if has_torch() else None
+        for i in range(effort(100, 12)):
+            for timers, samples in small.items():
+                samples.append(_death(where, ours, timers, 0))
+            if torch_death and i % 5 == 0:
+                torch_small.append(torch_death(1, 0))
+        for i in range(effort(9, 2)):
+            big.append(_death(where, ours, 1, size))
+            if torch_death and i % 2 == 0:
+                torch_big.append(torch_death(1, size))
     torchs = spread(torch_small) if torch_small else None
     for timers, samples in small.items():
         ours_ = spread(samples)
@@ -61,11 +67,15 @@ def _targets(ours: Spread, torchs: Spread | None) -> tuple[Target, ...]:
 
 
 def _death(where: Path, ours: Server, timers: int, size: int) -> float:
-    with worker(where, "victim", ours.path, "ours", timers, size, AFTER) as victim:
-        return _watched(victim)
+    with worker(where, "victim", ours.path, "ours", timers, size, _after()) as victim:
+        return watched(victim)
 
 
-def _watched(victim: Process) -> float:
+def _after() -> float:
+    return AFTER + random.uniform(0, PHASES)
+
+
+def watched(victim: Process) -> float:
     """Seconds from the deadline of a victim to its death."""
     pidfd = os.pidfd_open(victim.pid)
     try:
@@ -99,8 +109,8 @@ class _torch_deaths:
         path = self._where / f"torch-{self._number}"
         self._server.tell(str(path))
         self._server.hear()
-        with worker(self._where, "victim", path, "torch", timers, size, AFTER) as victim:
-            took = _watched(victim)
+        with worker(self._where, "victim", path, "torch", timers, size, _after()) as victim:
+            took = watched(victim)
         self._server.hear()  # it has killed itself
         return took
 

@@ -66,7 +66,7 @@ def _imports(effort: Effort) -> Row:
         return time_of(lambda: subprocess.run(command, check=True, env=environment))
 
     sides = {name: (lambda code=IMPORTS[name]: start(code)) for name in names}
-    took = alternate(sides, effort(15, 5))  # type: ignore[arg-type]
+    took = alternate(sides, effort(15, 3))  # type: ignore[arg-type]
     more = spread([a - b for a, b in zip(took["ours"], took["bare"], strict=True)])
     torchs = ""
     if has_torch():

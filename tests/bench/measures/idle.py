@@ -25,7 +25,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         f"{ours_cpu:.4%} of a core, {ours_waits} wake-ups",
         torchs,
         (
-            # One beat may fall into the time, and one look of ours at the other thread.
+            # A beat may fall into the time, and another one at its edge.
             Target(ours_waits, " wake-ups", at_most=seconds / BEAT + 1, digits=0),
             Target(ours_cpu * 100, " % CPU", at_most=0.1, digits=3),
         ),

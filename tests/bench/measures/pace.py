@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.bed import folder, scheduled, server, worker
-from bench.measures.death import _watched
+from bench.measures.death import watched
 from bench.samples import Effort, spread
 from bench.table import Row, Target
 
@@ -28,7 +28,7 @@ def rows(effort: Effort) -> Iterator[Row]:
                 late = []
                 for _ in range(effort(12, 4)):  # 0.2 s each: while the writer writes
                     with worker(where, "victim", ours.path, "ours", 1, 0, 0.2) as victim:
-                        late.append(_watched(victim))
+                        late.append(watched(victim))
                 median, p99 = map(float, writer.hear().split())
                 cpu = (scheduled(ours.pid)[0] - before) / records
             lateness = spread(late)

@@ -18,7 +18,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     took: dict[int, list[float]] = {live: [] for live in LIVE}
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(folder())
-        for _ in range(effort(7, 3)):
+        for _ in range(effort(7, 2)):
             for live in LIVE:
                 with (
                     server("ours", where) as ours,
