@@ -117,7 +117,11 @@ class FileTimerClient(TimerClient):
         attributes: Attributes | None = None,
     ) -> TimerHandle:
         """Open a timer of its own.  Raises as :meth:`acquire`; BlockingIOError if not ``wait``."""
-        return FileTimerHandle(self, scope_id, after, wait, attributes)
+        if attributes:
+            templates = self._templates_with(scope_id, attributes)
+        else:
+            templates = self._templates(scope_id)
+        return FileTimerHandle(self, scope_id, templates, after, wait)
 
     def set_attributes(self, attributes: Attributes) -> None:
         """What all timers that begin from now on say of themselves; those of ``begin`` add to it.
@@ -203,17 +207,13 @@ class FileTimerHandle:
         self,
         client: FileTimerClient,
         scope_id: str,
+        templates: Templates,
         after: float,
         wait: bool,
-        attributes: Attributes | None,
     ) -> None:
         self._client = client
         self._scope_id = scope_id
-        self._templates = (
-            client._templates_with(scope_id, attributes)
-            if attributes
-            else client._templates(scope_id)
-        )
+        self._templates = templates
         self._mark = client._mark
         self._token: int | None = new_token()
         self._arm(after, client.timeout if wait else 0.0)
