@@ -153,9 +153,10 @@ def save_checkpoint(step: int, weights: Arrays) -> None:
 
 
 def hang() -> None:
-    """Wait in the C library for a signal that never comes, with the GIL held."""
+    """Wait in the C library for a byte that never comes, with the GIL held."""
     say("calling into native code, and never coming back")
-    ctypes.PyDLL(None).pause()
+    reader, _ = os.pipe()
+    ctypes.PyDLL(None).read(reader, ctypes.create_string_buffer(1), 1)
 
 
 def main() -> None:
