@@ -112,7 +112,7 @@ wheel:           ## build sdist and wheel, repair the wheel, and test what it in
 	FILETIMER_TEST_INSTALLED=1 build/wheel/fresh/bin/python -m pytest $(WHEEL_TESTS)
 
 clean:           ## remove what was made
-	rm -rf $(VENV) build dist python/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist filetimer-evidence python/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(STAMP): pyproject.toml setup.py $(wildcard c/cffi/*) c/include/filetimer.h
 	$(PYTHON) -m venv $(VENV)

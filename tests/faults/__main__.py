@@ -32,6 +32,7 @@ MODULES = [
     "resources",
     "paths",
     "escalation",
+    "crowds",
 ]
 JOBS, QUICK_JOBS = 2, 3  # most faults wait for most of their time
 ROOT = Path(__file__).parents[2]

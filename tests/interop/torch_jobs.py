@@ -73,6 +73,7 @@ class Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment(environment),
+                cwd=self.directory,  # where evidence goes
                 start_new_session=True,
             )
         return self
