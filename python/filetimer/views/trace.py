@@ -21,6 +21,7 @@ from typing import Any
 
 from filetimer.replay import History, Noted, Span, WorkerId
 from filetimer.views.lanes import by_worker, lanes
+from filetimer.views.ranks import place_in
 from filetimer.views.words import HOW
 
 __all__ = ["QUARTER", "add_to", "trace"]
@@ -58,9 +59,19 @@ def _events(history: History, base: int, named: frozenset[Any]) -> Iterator[dict
     """``named``: the processes that have a name already."""
     axis = _Axis(history.to_wall, base)
     workers = by_worker([*history.spans, *history.open.values()])
-    pids = {worker.pid for worker in workers} | {n.event.pid for n in history.events}
+    places = place_in(history.started, workers)
+    ranks = {worker.pid: place.rank for worker, place in places.items()}
+    for _, event in history.started:  # of workers without a block, too
+        if event.pid is not None and event.rank is not None:
+            ranks[event.pid] = event.rank
+    noted = [*history.started, *history.events]
+    pids = {worker.pid for worker in workers} | {event.pid for _, event in noted}
     for pid in sorted(pid for pid in pids if pid is not None and pid not in named):
-        yield _metadata("process_name", pid, 0, name=f"worker {pid}")
+        rank = ranks.get(pid)
+        title = f"worker {pid}" if rank is None else f"rank {rank} (pid {pid})"
+        yield _metadata("process_name", pid, 0, name=title)
+        if rank is not None:
+            yield _metadata("process_sort_index", pid, 0, sort_index=rank)
     tid = FIRST_TID
     for worker, spans in workers.items():
         for i, lane in enumerate(lanes(spans, history.last, nest=True)):
@@ -68,7 +79,7 @@ def _events(history: History, base: int, named: frozenset[Any]) -> Iterator[dict
             title = "filetimer" if i == 0 else f"filetimer ({i + 1})"
             yield _metadata("thread_name", worker.pid, tid, name=title)
             yield from (_block(span, worker, tid, axis, history.last) for span in lane)
-    yield from _instants(history.events, axis)
+    yield from _instants(noted, axis)
 
 
 class _Axis:
@@ -90,6 +101,7 @@ def _block(span: Span, worker: WorkerId, tid: int, axis: _Axis, last: float) -> 
         "signal": span.signal,
         "begin": "not seen: before the history" if span.cut else None,
         "call": None if span.nth is None else span.nth + 1,
+        "attributes": span.attributes,
     }
     return {
         "ph": "X",
@@ -107,6 +119,8 @@ def _instants(noted: Iterable[Noted], axis: _Axis) -> Iterator[dict[str, Any]]:
     for at, event in noted:
         if event.pid is not None:
             details = event.to_dict()
+            if event.restart:
+                details["name"] = f"restart {event.restart}"
             yield {
                 "ph": "i",
                 "s": "p",

@@ -21,7 +21,10 @@ def test_after_a_job(bench):
     text = (bench.directory / "page.html").read_text()
     assert "hung here" in text
     assert "ran out, worker killed" in text
-    assert "new process" in text
+    assert "restart of the group" in text
+    assert ">rank 1</text>" in text
+    assert bench("trace", "--journal", "kept").returncode == 0
+    assert '"restart 1"' in (bench.directory / "trace.json").read_text()
     bench.assert_nothing_left()
 
 
