@@ -138,12 +138,14 @@ class Report:
     notes: list[tuple[float, str, str]]
 
 
-def make_report(header: dict[str, Any], history: History) -> Report:
-    """The report on a history."""
+def make_report(header: dict[str, Any], history: History, *, look: bool = False) -> Report:
+    """The report on a history; ``look`` at its processes if it is that of a server of now."""
     spans = [*history.spans, *history.open_spans()]
     first = history.first or 0.0
     workers = by_worker(spans)
-    places = place_in(history.started, workers)
+    places = place_in(history.started, workers, look=look)
+    if look and len(places) < len(workers):  # those that are gone would not be in their ranks' rows
+        places = place_in(history.started, workers)
     advice = advise(spans)
     scopes = list(dict.fromkeys(row.scope_id for row in advice))
     kills = [noted for noted in history.events if noted.event.name == events.KILL_WORKER]

@@ -31,18 +31,18 @@ FIRST_TID = 10_000_000  # above any thread id: pid_max is at most 2**22
 CATEGORY = "filetimer"
 
 
-def trace(history: History) -> dict[str, Any]:
-    """The history as a trace of its own."""
+def trace(history: History, *, look: bool = False) -> dict[str, Any]:
+    """The history as a trace of its own; ``look`` at its processes if it is of a server of now."""
     first = (history.first or 0.0) + history.to_wall
     base = int(first // QUARTER) * QUARTER * 10**9
     return {
         "displayTimeUnit": "ms",
         "baseTimeNanoseconds": base,
-        "traceEvents": list(_events(history, base, frozenset())),
+        "traceEvents": list(_events(history, base, frozenset(), look)),
     }
 
 
-def add_to(other: dict[str, Any], history: History) -> dict[str, Any]:
+def add_to(other: dict[str, Any], history: History, *, look: bool = False) -> dict[str, Any]:
     """The trace of torch's profiler with this history in it, on its axis.
 
     Raises ValueError when it is no such trace.
@@ -52,14 +52,16 @@ def add_to(other: dict[str, Any], history: History) -> dict[str, Any]:
         raise ValueError("it has no list traceEvents")
     base = int(other.get("baseTimeNanoseconds", 0))
     named = frozenset(e.get("pid") for e in theirs if e.get("name") == "process_name")
-    return {**other, "traceEvents": [*theirs, *_events(history, base, named)]}
+    return {**other, "traceEvents": [*theirs, *_events(history, base, named, look)]}
 
 
-def _events(history: History, base: int, named: frozenset[Any]) -> Iterator[dict[str, Any]]:
+def _events(
+    history: History, base: int, named: frozenset[Any], look: bool
+) -> Iterator[dict[str, Any]]:
     """``named``: the processes that have a name already."""
     axis = _Axis(history.to_wall, base)
     workers = by_worker([*history.spans, *history.open.values()])
-    places = place_in(history.started, workers)
+    places = place_in(history.started, workers, look=look)
     ranks = {worker.pid: place.rank for worker, place in places.items()}
     for _, event in history.started:  # of workers without a block, too
         if event.pid is not None and event.rank is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .conftest import wait_until
+
 
 def test_after_a_job(bench):
     worker = bench.script(
@@ -32,6 +34,16 @@ def test_of_a_server_that_runs(bench):
     bench.serve()
     assert bench("report").returncode == 0
     assert "No block was guarded" in (bench.directory / "report.html").read_text()
+
+
+def test_the_rank_of_a_worker_that_runs(bench):
+    bench.serve()
+    worker = bench.script("with filetimer.expires(60, 'guarded'): time.sleep(600)\n")
+    environment = {**bench.environment, "RANK": "3", "LOCAL_RANK": "1"}
+    bench.popen("expires", "--after", "600", "--", *worker, env=environment)
+    wait_until(lambda: b"guarded" in bench("list").stdout, "the worker's timer is seen")
+    assert bench("report").returncode == 0
+    assert ">rank 3</text>" in (bench.directory / "report.html").read_text()
 
 
 def test_a_page_that_cannot_be_written(bench):
