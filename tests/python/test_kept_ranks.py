@@ -9,13 +9,13 @@ import pytest
 from event_schema import check_events
 from journals import WALL, Script
 
-from filetimer.replay import History, Noted, load_history
-from filetimer.server.events import WORKER_STARTED, Event
+from filetimer.replay import History, Noted, WorkerId, load_history
+from filetimer.server.events import WORKER_EXITED, WORKER_STARTED, Event
 from filetimer.server.journal import JournalError
 from filetimer.server.timers import Now
 from filetimer.supervisor.kept import Started, add_started
 from filetimer.views.lanes import by_worker
-from filetimer.views.ranks import Place, place_in
+from filetimer.views.ranks import Place, place_in, rank_by_pid, with_rank
 
 
 def started(pid: int, rank: int, at: float) -> Started:
@@ -91,3 +91,12 @@ class TestPlaces:
         script = Script()
         script.acquire(7, "s", 10, attributes=said)
         assert self.places(script, tmp_path) == {}
+
+
+def test_a_pid_of_several_ranks_has_none_in_events() -> None:
+    starts = [started(7, 0, 1.0), started(7, 1, 2.0)]
+    noted = [Noted(start.at.monotonic, start.event) for start in starts]
+    ranks = rank_by_pid(noted, {WorkerId(8, None): 2})
+    assert ranks == {8: 2}
+    assert with_rank(Event(WORKER_EXITED, pid=8), ranks).describe().endswith(": pid 8, rank 2")
+    assert with_rank(Event(WORKER_EXITED, pid=7), ranks).rank is None

@@ -181,6 +181,7 @@ class TestPage:
         for words in (
             ">rank 0</text>",
             "restart of the group",
+            "pid 4001, rank 1, scope &#x27;train step&#x27;",
             "<title>pids 4001 → 5001 → 77</title>",
             "<title>rank 1 (pid 4001): train step</title></use>",
             "<title>rank 1 (pid 77): &lt;open&gt;, rank=1 step=7</title></use>",

@@ -136,6 +136,7 @@ class TestFrame:
         frame = kept_frame(str(script.save(tmp_path / "kept")))
         found = [(row.pid, row.rank, row.attributes) for row in frame.rows]
         assert found == [(5002, 2, {"step": 7}), (99, 9, {"rank": 9})]
+        assert any("pid 4001, rank 1, scope" in note.text for note in frame.notes)
         assert all(past.rank == past.pid % 1000 for past in frame.recent)
 
     def test_there_has_never_been_a_server(self, tmp_path: Path) -> None:

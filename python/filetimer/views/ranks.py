@@ -10,9 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from filetimer.replay import Noted, Span, WorkerId, runs
+import msgspec
 
-__all__ = ["Place", "place_in", "rank_attribute", "rank_in_environment"]
+from filetimer.replay import Noted, Span, WorkerId, runs
+from filetimer.server.events import Event
+
+__all__ = ["Place", "place_in", "rank_attribute", "rank_by_pid", "rank_in_environment", "with_rank"]
 
 
 class Place(NamedTuple):
@@ -46,6 +49,23 @@ def place_in(
         if place is not None:
             found[worker] = place
     return found
+
+
+def rank_by_pid(started: Sequence[Noted], ranks: Mapping[WorkerId, int]) -> dict[int | None, int]:
+    """The ranks of pids, for events, which say no more; not of a pid that has had several."""
+    found: dict[int | None, set[int]] = defaultdict(set)
+    for worker, rank in ranks.items():
+        found[worker.pid].add(rank)
+    for _, event in started:  # of workers without a block, too
+        if event.rank is not None:
+            found[event.pid].add(event.rank)
+    return {pid: min(several) for pid, several in found.items() if len(several) == 1}
+
+
+def with_rank(event: Event, ranks: Mapping[int | None, int]) -> Event:
+    """The event with the rank of its worker in it, if that is known."""
+    rank = ranks.get(event.pid)
+    return event if rank is None else msgspec.structs.replace(event, rank=rank)
 
 
 def rank_attribute(attributes: Mapping[str, Any] | None) -> int | None:

@@ -19,7 +19,7 @@ from filetimer.replay import History, Noted, Span, WorkerId
 from filetimer.server import events
 from filetimer.server.events import describe_attributes
 from filetimer.views.lanes import by_worker, lanes
-from filetimer.views.ranks import Place, place_in
+from filetimer.views.ranks import Place, place_in, rank_by_pid, with_rank
 from filetimer.views.suggest import Advice, advise
 
 __all__ = [
@@ -146,6 +146,7 @@ def make_report(header: dict[str, Any], history: History, *, look: bool = False)
     places = place_in(history.started, workers, look=look)
     if look and len(places) < len(workers):  # those that are gone would not be in their ranks' rows
         places = place_in(history.started, workers)
+    ranks = rank_by_pid(history.started, {w: place.rank for w, place in places.items()})
     advice = advise(spans)
     scopes = list(dict.fromkeys(row.scope_id for row in advice))
     kills = [noted for noted in history.events if noted.event.name == events.KILL_WORKER]
@@ -165,7 +166,7 @@ def make_report(header: dict[str, Any], history: History, *, look: bool = False)
         durations=[_durations(scope, spans, advice) for scope in scopes[:MAX_HISTOGRAMS]],
         hidden_scopes=max(0, len(scopes) - MAX_HISTOGRAMS),
         advice=advice[: 4 * MAX_HISTOGRAMS],
-        notes=[_note(noted, first) for noted in history.events],
+        notes=[_note(noted, first, ranks) for noted in history.events],
     )
 
 
@@ -289,9 +290,9 @@ def _ran_out(span: Span) -> bool:
     return span.how in ("killed", "expired") and (span.end or 0.0) >= span.deadline - 1e-3
 
 
-def _note(noted: Noted, first: float) -> tuple[float, str, str]:
+def _note(noted: Noted, first: float, ranks: dict[int | None, int]) -> tuple[float, str, str]:
     """When, in seconds since the beginning, what, and the details."""
-    name, _, details = noted.event.describe().partition(": ")
+    name, _, details = with_rank(noted.event, ranks).describe().partition(": ")
     return noted.at - first, name, details
 
 

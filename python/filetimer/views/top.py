@@ -11,7 +11,7 @@ from filetimer.server import events
 from filetimer.server.journal import JournalError
 from filetimer.server.timers import Now
 from filetimer.views.lanes import by_worker
-from filetimer.views.ranks import place_in
+from filetimer.views.ranks import place_in, rank_by_pid, with_rank
 from filetimer.views.source import NoServer, load
 
 __all__ = ["Board", "Frame", "Note", "Past", "Row", "kept_frame"]
@@ -158,6 +158,7 @@ class _Memory:
         if state != "kept":
             self._workers = {worker: None for worker in self._workers if runs(worker)}
         self._note_ranks(history, look=state != "kept")
+        ranks = rank_by_pid(history.started, self._ranks)
         return Frame(
             path=header["path"],
             run_id=header["run_id"],
@@ -166,7 +167,7 @@ class _Memory:
             silent=now - history.last,
             rows=[] if state == "stopped" else self._rows(history, now, state),
             recent=[self._past(span, now) for span in reversed(self._spans)],
-            notes=[_note(noted, now) for noted in reversed(self._noted)],
+            notes=[_note(noted, now, ranks) for noted in reversed(self._noted)],
             records=history.records,
             rate=history.rate(now),
             kills=self._names[events.KILL_WORKER],
@@ -210,9 +211,9 @@ class _Memory:
         )
 
 
-def _note(noted: Noted, now: float) -> Note:
+def _note(noted: Noted, now: float, ranks: dict[int | None, int]) -> Note:
     return Note(
         now - noted.at,
-        noted.event.describe(),
+        with_rank(noted.event, ranks).describe(),
         noted.event.name not in (events.TIMER_REFUSED, events.WORKER_EXITED),
     )

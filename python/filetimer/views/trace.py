@@ -21,7 +21,7 @@ from typing import Any
 
 from filetimer.replay import History, Noted, Span, WorkerId
 from filetimer.views.lanes import by_worker, lanes
-from filetimer.views.ranks import place_in
+from filetimer.views.ranks import place_in, rank_by_pid
 from filetimer.views.words import HOW
 
 __all__ = ["QUARTER", "add_to", "trace"]
@@ -62,10 +62,7 @@ def _events(
     axis = _Axis(history.to_wall, base)
     workers = by_worker([*history.spans, *history.open.values()])
     places = place_in(history.started, workers, look=look)
-    ranks = {worker.pid: place.rank for worker, place in places.items()}
-    for _, event in history.started:  # of workers without a block, too
-        if event.pid is not None and event.rank is not None:
-            ranks[event.pid] = event.rank
+    ranks = rank_by_pid(history.started, {w: place.rank for w, place in places.items()})
     noted = [*history.started, *history.events]
     pids = {worker.pid for worker in workers} | {event.pid for _, event in noted}
     for pid in sorted(pid for pid in pids if pid is not None and pid not in named):
