@@ -16,6 +16,8 @@ from filetimer.server.timers import Now
 
 __all__ = ["Started", "add_started"]
 
+MAX_HEADER = 1 << 20  # bytes: what has a longer first line is something else
+
 
 class Started(NamedTuple):
     """A worker's start: when, and the event that says so."""
@@ -30,10 +32,10 @@ def add_started(path: str, run_id: str, started: Iterable[Started]) -> None:
     A file of another run, which this one could not replace, stays as it is.  Raises OSError when
     it cannot be written, JournalError when it is something else.
     """
-    if not os.path.exists(path):
-        return  # the server had none, or ended in another way
+    if not os.path.isfile(path):
+        return  # the server had none, ended in another way, or wrote into a pipe
     with open(path, "r+b") as file:
-        header, _ = split_header(file.readline(), path)
+        header, _ = split_header(file.readline(MAX_HEADER), path)
         if (header["run_id"], header["boot_id"]) == (run_id, boot_id()):
             file.seek(0, os.SEEK_END)
             file.write(b"".join(map(_chunk, started)))
