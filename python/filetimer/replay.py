@@ -137,6 +137,8 @@ class Span:
     nth: int | None = 0
     """How many spans this worker had in this scope before; None where the history is cut."""
     cut: bool = False
+    attributes: dict[str, Any] | None = None
+    """What its worker said of it (SPEC R-12)."""
 
     @property
     def allowed(self) -> float:
@@ -180,7 +182,8 @@ class History:
     """What a journal tells.  ``feed`` it chunks in order.
 
     ``spans`` are those that have ended, by their end; ``open`` those that have not; ``events``
-    what the server noted; ``rejected`` lines that were no records and acquires that were refused,
+    what the server noted; ``started`` which workers `filetimer run` started, with their ranks, in
+    a history that it kept; ``rejected`` lines that were no records and acquires that were refused,
     by code.  :meth:`take` keeps the memory bounded.  ``wall - monotonic`` of the last chunk is
     ``to_wall``.
 
@@ -191,6 +194,7 @@ class History:
     complete: bool = True
     spans: list[Span] = field(default_factory=list)
     events: list[Noted] = field(default_factory=list)
+    started: list[Noted] = field(default_factory=list)
     open: dict[tuple[WorkerId, str, int | None], Span] = field(default_factory=dict)
     records: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -208,7 +212,8 @@ class History:
         """Take in one chunk."""
         now = chunk.now.monotonic
         self.first = now if self.first is None else self.first
-        self.last, self.to_wall = now, chunk.now.wall - now
+        if now >= self.last:  # what a job adds at the end says of itself when it was
+            self.last, self.to_wall = now, chunk.now.wall - now
         if chunk.own:
             if not is_whole(chunk):
                 return
@@ -285,6 +290,7 @@ class History:
             now.monotonic,
             record.deadline,
             nth=self._count(worker, scope_id),
+            attributes=None if record.attributes is UNSET else record.attributes,
         )
 
     def _count(self, worker: WorkerId, scope_id: str) -> int | None:
@@ -309,6 +315,9 @@ class History:
         return known
 
     def _apply_event(self, event: Event, now: float) -> None:
+        if event.name == events.WORKER_STARTED:
+            self.started.append(Noted(now, event))
+            return
         self.events.append(Noted(now, event))
         if event.name == events.TIMER_REFUSED:
             self.rejected[event.code or "?"] += 1

@@ -78,11 +78,17 @@ class Script:
         return path
 
 
-def training_job(workers: int, steps: int = 40, *, restart: bool = True, seed: int = 1) -> Script:
-    """A group that trains; halfway one rank hangs, is reaped, and the group starts anew."""
+def training_job(
+    workers: int, steps: int = 40, *, restart: bool = True, ranks: bool = False, seed: int = 1
+) -> Script:
+    """A group that trains; halfway one rank hangs, is reaped, and the group starts anew.
+
+    ``ranks``: its job has added at the end which process was which rank.
+    """
     chance = random.Random(seed)
     script = Script()
     todo: list[tuple[float, bytes]] = []
+    started: list[tuple[float, int, int, int]] = []  # when, pid, rank, restart
     script.at = start = 1000.0
     born = int(start * os.sysconf("SC_CLK_TCK"))
     pids = [4000 + rank for rank in range(workers)]
@@ -96,6 +102,7 @@ def training_job(workers: int, steps: int = 40, *, restart: bool = True, seed: i
 
     for attempt in range(2 if restart else 1):
         at = dict.fromkeys(pids, start)
+        started += [(start - 0.5 * attempt, pid, i, attempt) for i, pid in enumerate(pids)]
         for pid in pids:
             at[pid] = add(pid, "load data", 60, at[pid], 2 + chance.random())
         for step in range(steps):
@@ -128,6 +135,10 @@ def training_job(workers: int, steps: int = 40, *, restart: bool = True, seed: i
             start = script.at + 2
             born = int((start - 1) * os.sysconf("SC_CLK_TCK"))
             pids = [pid + 1000 for pid in pids]
+    last = script.at
+    for script.at, pid, rank, attempt in started if ranks else ():
+        script.event(events.WORKER_STARTED, pid=pid, rank=rank, restart=attempt)
+    script.at = last
     return script
 
 

@@ -72,6 +72,17 @@ def test_how_spans_end(script: Script, tmp_path: Path) -> None:
     assert [noted.event.name for noted in history.events][:2] == ["timer expired"] * 2
 
 
+def test_what_a_job_adds_at_the_end_is_of_before(script: Script, tmp_path: Path) -> None:
+    script.block(7, "s", 10, took=5, attributes={"step": 1})
+    last, script.at = script.at, 1000.5
+    script.event(events.WORKER_STARTED, pid=7, rank=3, restart=0)
+    history = history_of(script, tmp_path)
+    assert (history.last, history.to_wall) == (last, WALL)
+    assert [(at, event.rank) for at, event in history.started] == [(1000.5, 3)]
+    assert history.events == []
+    assert history.spans[0].attributes == {"step": 1}
+
+
 def test_tokens_keep_recursions_apart_and_calls_are_counted(script: Script, tmp_path: Path) -> None:
     script.acquire(1, "s", 10, token=1)
     script.block(1, "s", 10, took=1, token=2)

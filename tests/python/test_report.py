@@ -47,6 +47,29 @@ class TestModel:
         assert len(report.timeline.kills) == 1
         assert report.timeline.still_open == []
 
+    @pytest.mark.parametrize("workers", [2, 64])
+    def test_ranks_have_rows_and_restarts_are_known(self, workers: int, tmp_path: Path) -> None:
+        report = report_on(training_job(workers, 20, ranks=True), tmp_path)
+        rows = report.timeline.rows
+        assert [row.label for row in rows] == [f"rank {rank}" for rank in range(workers)]
+        assert rows[1].title == "pids 4001 → 5001"
+        assert (report.ranks, report.workers) == (workers, 2 * workers)
+        (restart,) = report.timeline.restarts
+        assert report.timeline.kills[0] < restart < report.timeline.end
+        assert all(len(row.starts) == 1 for row in rows)  # the line of the restart says the other
+
+    def test_a_rank_that_the_worker_says_itself(self, tmp_path: Path) -> None:
+        """In the order of ranks, and those that say none come last."""
+        script = Script()
+        for pid, said in [(5, None), (7, {"rank": 1, "step": 1}), (9, {"rank": 0})]:
+            fields = {} if said is None else {"attributes": said}
+            script.acquire(pid, "s", 60, **fields)
+        script.block(7, "s2", 60, took=1, attributes={"rank": 1, "step": 2})
+        rows = report_on(script, tmp_path).timeline.rows
+        assert [row.label for row in rows] == ["rank 0", "rank 1", "5"]
+        assert rows[1].title == "pid 7, rank=1"  # what all blocks say
+        assert report_on(script, tmp_path).timeline.restarts == []
+
     def test_workers_side_by_side_have_rows_of_their_own(self, tmp_path: Path) -> None:
         """One that is only idle, and not gone, has not been replaced."""
         script = Script()
@@ -150,6 +173,30 @@ class TestPage:
         ):
             assert words in text, words
 
+    def test_ranks_restarts_and_what_a_pointer_is_told(self, tmp_path: Path) -> None:
+        script = training_job(2, 20, ranks=True)
+        script.acquire(77, "<open>", 60, attributes={"rank": 1, "step": 7})
+        script.at += 1
+        text = page(report_on(script, tmp_path))
+        for words in (
+            ">rank 0</text>",
+            "restart of the group",
+            "pid 4001, rank 1, scope &#x27;train step&#x27;",
+            "<title>pids 4001 → 5001 → 77</title>",
+            "<title>rank 1 (pid 4001): train step</title></use>",
+            "<title>rank 1 (pid 77): &lt;open&gt;, rank=1 step=7</title></use>",
+        ):
+            assert words in text, words
+        assert "new process" in text  # the last one: no restart explains it
+
+    def test_a_deadline_off_the_picture_harms_nothing(self, tmp_path: Path) -> None:
+        script = Script()
+        script.acquire(7, "s", -900.0)
+        script.block(8, "t", 10, took=1)
+        text = page(report_on(script, tmp_path))
+        assert "deadline that passed" not in text
+        assert "<title>pid 7: s</title></use>" in text  # still set at the end
+
     def test_the_size_of_a_page_with_64_workers(self, tmp_path: Path) -> None:
         assert len(page(report_on(training_job(64, 40), tmp_path))) < 2_000_000
 
@@ -205,10 +252,12 @@ def count(pixels: Any, colour: str) -> int:
     return int(near.all(axis=-1).sum())
 
 
-@pytest.fixture(params=[2, 64])
+@pytest.fixture(params=[(2, False), (64, False), (64, True)])
 def html(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "report.html"
-    path.write_text(page(report_on(training_job(request.param), tmp_path)))
+    path.write_text(
+        page(report_on(training_job(request.param[0], ranks=request.param[1]), tmp_path))
+    )
     yield path
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 

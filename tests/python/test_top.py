@@ -58,6 +58,31 @@ class TestFrame:
         server.stop()
         assert (look(board).state, look(board).rows) == ("stopped", [])
 
+    def test_the_rank_of_a_process_that_runs_is_in_its_environment(
+        self, server: timer.FileTimerServer
+    ) -> None:
+        environments = [{"RANK": "3", "LOCAL_RANK": "1"}, {"RANK": "5"}]  # a scheduler's
+        sleepers = [
+            subprocess.Popen(["sleep", "600"], env={"PATH": os.environ["PATH"], **extra})
+            for extra in environments
+        ]
+        try:
+            board = board_of(server._file_path)
+            for sleeper in sleepers:
+                write_line(server._file_path, record(sleeper.pid, 60, "s"))
+            eventually(lambda: look(board).timers == 2)
+            found = {row.pid: row.rank for row in look(board).rows}
+            assert found == {sleepers[0].pid: 3, sleepers[1].pid: None}
+            write_line(server._file_path, record(sleepers[0].pid, scope="s", expiration_time=-1))
+            eventually(lambda: look(board).timers == 1)
+            frame = look(board)
+            assert frame.rows[1] == Row(sleepers[0].pid, rank=3)
+            assert (frame.recent[0].pid, frame.recent[0].rank) == (sleepers[0].pid, 3)
+        finally:
+            for sleeper in sleepers:
+                sleeper.kill()
+                sleeper.wait()
+
     def test_a_kill(self, server: timer.FileTimerServer, sleeper: subprocess.Popen[str]) -> None:
         board = board_of(server._file_path)
         write_line(server._file_path, record(sleeper.pid, 0.05, "hung"))
@@ -102,6 +127,17 @@ class TestFrame:
         frame = kept_frame(str(script.save(tmp_path / "kept")))
         assert (frame.state, frame.kills) == ("kept", 1)
         assert [(row.pid, row.left) for row in frame.rows] == [(4000, pytest.approx(60))]
+        assert {row.rank for row in [*frame.rows, *frame.recent]} == {None}
+
+    def test_the_ranks_that_a_job_kept(self, tmp_path: Path) -> None:
+        script = training_job(4, ranks=True)
+        script.acquire(5002, "open", 60, attributes={"step": 7})
+        script.acquire(99, "another", 60, attributes={"rank": 9})
+        frame = kept_frame(str(script.save(tmp_path / "kept")))
+        found = [(row.pid, row.rank, row.attributes) for row in frame.rows]
+        assert found == [(5002, 2, {"step": 7}), (99, 9, {"rank": 9})]
+        assert any("pid 4001, rank 1, scope" in note.text for note in frame.notes)
+        assert all(past.rank == past.pid % 1000 for past in frame.recent)
 
     def test_there_has_never_been_a_server(self, tmp_path: Path) -> None:
         with pytest.raises(NoServer):
@@ -153,6 +189,23 @@ class TestDrawing:
         full = line.plain.count("█")
         assert abs(full - max(0, left) / 60 * 22) <= 1
         assert ("over" in line.plain) == (left < 0)
+
+    def test_attributes_and_ranks(self) -> None:
+        rows = [
+            Row(1, "train", 30, 60, rank=12, attributes={"rank": 12, "step": 7, "at": "\x1b[2J"}),
+            Row(2, "s" * 99, 30, 60, attributes={"step": 8}),
+            Row(3, rank=4),
+        ]
+        for width in (60, 80, 140):
+            text = render(frame_with(0, rows=rows), width, 24)
+            lines = text.plain.splitlines()
+            title = next(i for i, line in enumerate(lines) if "SCOPE" in line)
+            assert lines[title].split()[:2] == ["RANK", "PID"]
+            assert [line.split()[0] for line in lines[title + 1 : title + 4]] == ["12", "2", "4"]
+            assert "\x1b" not in text.plain
+            assert max(map(len, lines)) <= width
+        assert 'train  step=7 at="\\u001b[2J"' in text.plain
+        assert "RANK" not in render(frame_with(2), 80, 24).plain
 
     def test_what_a_client_wrote_does_nothing_to_the_terminal(self) -> None:
         frame = frame_with(0, rows=[Row(1, "\x1b[2J[red]evil[/red]\n", 1, 2)])

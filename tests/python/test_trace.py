@@ -40,8 +40,8 @@ EVENT = {
         {
             "properties": {
                 "ph": {"const": "M"},
-                "name": {"enum": ["process_name", "thread_name"]},
-                "args": {"required": ["name"]},
+                "name": {"enum": ["process_name", "thread_name", "process_sort_index"]},
+                "args": {"anyOf": [{"required": ["name"]}, {"required": ["sort_index"]}]},
             }
         },
     ],
@@ -87,6 +87,25 @@ def test_times_are_microseconds_of_the_wall_clock_since_the_base(tmp_path: Path)
     assert base // 1000 + block["ts"] == round((WALL + 1000.25) * 1e6)
     assert block["args"]["allowed_seconds"] == 10
     assert block["args"]["headroom"] == 0.95
+
+
+def test_ranks_restarts_and_attributes(tmp_path: Path) -> None:
+    script = training_job(2, 20, ranks=True)
+    script.block(5001, "saved", 60, took=1, attributes={"step": 7})
+    found = json.loads(json.dumps(trace(history_of(script, tmp_path))))
+    jsonschema.validate(found, SCHEMA)
+    names = {e["pid"]: e["args"]["name"] for e in of_kind(found, "M") if e["tid"] == 0 and
+             e["name"] == "process_name"}  # fmt: skip
+    assert names[4001] == "rank 1 (pid 4001)"
+    assert names[5001] == "rank 1 (pid 5001)"
+    order = [e for e in of_kind(found, "M") if e["name"] == "process_sort_index"]
+    assert {e["pid"]: e["args"]["sort_index"] for e in order}[5001] == 1
+    restarts = [e for e in of_kind(found, "i") if e["name"] == "restart 1"]
+    assert [(e["pid"], e["args"]["rank"]) for e in restarts] == [(5000, 0), (5001, 1)]
+    first = min(e["ts"] for e in of_kind(found, "X") if e["pid"] == 5001)
+    assert restarts[1]["ts"] == first - 500_000
+    (saved,) = [e for e in of_kind(found, "X") if e["name"] == "saved"]
+    assert saved["args"]["attributes"] == {"step": 7}
 
 
 def test_slices_of_a_row_nest(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Draw what a job did, as one HTML page that needs nothing else.
 
-A timeline of the workers with their blocks, kills and restarts; how long the blocks of each scope
-took, with the deadline drawn in; suggested deadlines; what the server noted.  For a page after a
-job, let it keep its history:
+A timeline of the workers, by rank where that is known, with their blocks, kills and restarts; how
+long the blocks of each scope took, with the deadline drawn in; suggested deadlines; what the server
+noted.  For a page after a job, let it keep its history:
 
     filetimer run --keep-journal job.journal -- python train.py
     filetimer report --journal job.journal -o report.html
@@ -41,7 +41,7 @@ def execute(options: argparse.Namespace) -> int:
         header, history = load(chosen_journal(options))
     with needs_extra("report"):
         from filetimer.views.report_page import page
-    report = make_report(header, history)
+    report = make_report(header, history, look=options.journal is None)
     try:
         with open(options.output, "w", encoding="utf-8") as file:
             file.write(page(report))

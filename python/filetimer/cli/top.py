@@ -1,7 +1,8 @@
 """Watch a timer server: the timers that are set, the time they have left, and who was killed.
 
 It reads what the server writes down, so it costs the server nothing, and it also shows a server
-that has just died.  Ctrl-C ends it.
+that has just died.  Ranks come from the workers' attribute `rank`, or from their environment (RANK,
+where LOCAL_RANK is set, too).  Ctrl-C ends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Write what a job did as a trace that opens in Perfetto (https://ui.perfetto.dev).
 
-Every guarded block is a slice in the row of its worker; kills and refusals are marked.  With the
-trace of torch's profiler (`--with`), both are in one file and on one axis:
+Every guarded block is a slice in the row of its worker, with its attributes; kills, refusals and
+restarts are marked, and processes are named by their ranks where these are known.  With the trace
+of torch's profiler (`--with`), both are in one file and on one axis:
 
     filetimer trace --journal job.journal --with torch-trace.json -o trace.json
 """
@@ -40,11 +41,12 @@ def execute(options: argparse.Namespace) -> int:
     """Write the trace; return 0."""
     with friendly_errors():
         _, history = load(chosen_journal(options))
+    look = options.journal is None
     if options.other is None:
-        found = trace(history)
+        found = trace(history, look=look)
     else:
         try:
-            found = add_to(_read(options.other), history)
+            found = add_to(_read(options.other), history, look=look)
         except ValueError as error:
             raise CommandError(f"{options.other} is no trace: {error}") from None
     try:

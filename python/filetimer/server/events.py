@@ -48,6 +48,7 @@ SERVER_DIED = "server died"
 TIMER_OVERDUE = "timer overdue"
 WORKER_HELD = "worker held"
 MENDED = "server mended"
+WORKER_STARTED = "worker started"  # of `filetimer run`, which starts them
 
 LIMITED = frozenset({RECORD_REJECTED, TIMER_REFUSED})  # whoever can write can make any number
 SAY_AGAIN = 60.0  # seconds until a cause of degradation is reported again
@@ -77,7 +78,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     S-11), or what a degraded server lacks.  ``late`` is in seconds past the deadline.  ``count``
     says how many of a kind one event stands for, where it is not one.  ``time`` is Unix time.
     ``evidence`` is the path of the report on a hung worker, ``where`` the innermost frames of its
-    hang.  ``attributes`` are the timer's (SPEC R-12).
+    hang.  ``attributes`` are the timer's (SPEC R-12).  ``rank`` and ``restart`` are those of a
+    worker that was started: ``restart`` counts those of its group, 0 at first.
     """
 
     name: str
@@ -94,6 +96,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     evidence: str | None = None
     where: str | None = None
     attributes: dict[str, Any] | None = None
+    rank: int | None = None
+    restart: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, for JSON."""
@@ -114,6 +118,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(f"{self.count} times")
         if self.pid is not None:
             parts.append(f"pid {self.pid}")
+        if self.rank is not None:
+            parts.append(f"rank {self.rank}")
+        if self.restart is not None:
+            parts.append(f"restart {self.restart}")
         if self.scope_id is not None:
             parts.append(f"scope {self.scope_id!r}")
         if self.attributes:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from filetimer.server.loop import read_clocks
+from filetimer.server.timers import Now
 from filetimer.supervisor.children import Child, Listed, children, processes, signal_group, wait_for
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import WaitedSignals
@@ -30,6 +32,7 @@ class Worker:
 
     rank: int
     pid: int
+    started: Now
     status: int | None = None
 
 
@@ -117,6 +120,7 @@ class WorkerGroup:
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
+        now = read_clocks()
         try:
             child = Child(
                 self._command,
@@ -130,7 +134,7 @@ class WorkerGroup:
                 os.close(fd)
             self._relay.add(out, f"[{rank}] ", 1)
             self._relay.add(err, f"[{rank}] ", 2)
-        self.workers.append(Worker(rank, child.pid))
+        self.workers.append(Worker(rank, child.pid, now))
         try:
             child.started()
         except OSError:

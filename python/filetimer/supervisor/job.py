@@ -7,6 +7,7 @@ stopped, and restarted while there are restarts left, whatever made it fail: tor
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -17,13 +18,17 @@ from typing import Any
 from filetimer.client.environment import PATH_VARIABLES
 from filetimer.server import events
 from filetimer.server.events import Event, describe_attributes, describe_lateness, describe_signal
+from filetimer.server.journal import JournalError
 from filetimer.supervisor.children import adopt_orphans
 from filetimer.supervisor.group import Worker, WorkerGroup
 from filetimer.supervisor.held_server import HeldServer, ServerOptions
+from filetimer.supervisor.kept import Started, add_started
 from filetimer.supervisor.relay import Relay
 from filetimer.supervisor.signals import ENDINGS, WaitedSignals
 
 __all__ = ["REAPED", "CannotServe", "Job", "Plan"]
+
+logger = logging.getLogger("filetimer")
 
 REAPED = 124  # exit status when the last attempt ended by reaping, as that of timeout(1)
 MAX_NOTES = 100  # events of an attempt that are told; --events has them all
@@ -79,6 +84,7 @@ class Job:
         self._killed: dict[int, int | None] = {}  # rank by pid, of what was reaped in this attempt
         self._stuck = False  # something outlives SIGKILL, so that its end may never come
         self._notes = 0
+        self._started: list[Started] = []  # for the history that is kept
 
     def run(self) -> int:
         """Run all attempts; return the job's exit status.
@@ -89,18 +95,16 @@ class Job:
         adopt_orphans()
         with WaitedSignals((*ENDINGS, signal.SIGCHLD)) as self._signals:
             self._relay = Relay()
-            server = HeldServer(
-                self._plan.path,
-                ServerOptions(
-                    f"run-{os.getpid()}", kill_after=self._plan.kill_after, **self._plan.server
-                ),
-                self._on_event,
+            options = ServerOptions(
+                f"run-{os.getpid()}", kill_after=self._plan.kill_after, **self._plan.server
             )
+            server = HeldServer(self._plan.path, options, self._on_event)
             try:
                 _start(server)
                 return self._attempts(server)
             finally:
                 server.stop()
+                self._add_ranks(options)
                 self._relay.close(2.0)
 
     def _attempts(self, server: HeldServer) -> int:
@@ -128,6 +132,7 @@ class Job:
         gone = False
         try:
             group.start()
+            self._tell_started(group.workers, restart)
             status, ending = self._watch(group, server)
             stop_signal = ending or stop_signal
         finally:
@@ -139,6 +144,31 @@ class Job:
         if again and group.asked_to_end is not None:
             return 128 + group.asked_to_end, False
         return status, again
+
+    def _tell_started(self, workers: list[Worker], restart: int) -> None:
+        for worker in workers:
+            event = Event(
+                events.WORKER_STARTED,
+                pid=worker.pid,
+                rank=worker.rank,
+                restart=restart,
+                time=worker.started.wall,
+            )
+            if self._plan.server.get("keep_journal") is not None:
+                self._started.append(Started(worker.started, event))
+            if self._plan.on_event is not None:
+                try:
+                    self._plan.on_event(event)
+                except Exception:  # a full disk under --events, for one
+                    logger.exception("an event callback raised; the job goes on")
+
+    def _add_ranks(self, options: ServerOptions) -> None:
+        """The records do not say them, and the server does not know them."""
+        if options.keep_journal is not None:
+            try:
+                add_started(options.keep_journal, options.run_id, self._started)
+            except (OSError, JournalError) as error:
+                self._say(f"the history that is kept lacks the ranks: {error}")
 
     def _watch(self, group: WorkerGroup, server: HeldServer) -> tuple[int, int | None]:
         """Wait for the group's result: its status, and the signal that asked us to end."""

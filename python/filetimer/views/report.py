@@ -1,10 +1,10 @@
 """What ``filetimer report`` shows of a job.  How it is drawn is in ``report_charts`` and
 ``report_page``.
 
-A row of the timeline is one process after another: a worker that started after another had ended is
-put behind it, in the order in which they were started.  So a group that is restarted has as many
-rows as it has workers, and in the order of its ranks where it was started in that; the records do
-not say ranks.
+A row of the timeline is one rank, where ranks are known (``views.ranks``), with its processes one
+after another.  Of the others, a worker that started after another had ended is put behind it, in
+the order in which they were started.  So a group that is restarted has as many rows as it has
+workers, and in the order of its ranks where it was started in that; the records do not say ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 
 from filetimer.replay import History, Noted, Span, WorkerId
 from filetimer.server import events
+from filetimer.server.events import describe_attributes
 from filetimer.views.lanes import by_worker, lanes
+from filetimer.views.ranks import Place, place_in, rank_by_pid, with_rank
 from filetimer.views.suggest import Advice, advise
 
 __all__ = [
@@ -43,24 +45,52 @@ MAX_BARS = 30_000  # of all rows: what a page can hold
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the timeline: processes, one after another, and their blocks in lanes."""
+    """One row of the timeline: processes, one after another, and their blocks in lanes.
+
+    ``starts`` are when they began, or began their first blocks, but for those of a restart that is
+    drawn as such.
+    """
 
     workers: list[WorkerId]
     starts: list[float]
     lanes: list[list[Span]]
+    rank: int | None = None
 
     @property
     def label(self) -> str:
-        """Which processes these are."""
+        """Which worker this is."""
+        return self._pids(3) if self.rank is None else f"rank {self.rank}"
+
+    @property
+    def title(self) -> str:
+        """What there is to say of it beside that."""
+        said = describe_attributes(self._attributes())
+        pids = ("pid " if len(self.workers) == 1 else "pids ") + self._pids(20)
+        return f"{pids}, {said}" if said else pids
+
+    def title_of(self, span: Span) -> str:
+        """A block of it, and what that says, in one line."""
+        said = describe_attributes(span.attributes or {})
+        who = f"pid {span.worker.pid}"
+        who = who if self.rank is None else f"{self.label} ({who})"
+        return f"{who}: {span.scope_id}" + (f", {said}" if said else "")
+
+    def _pids(self, most: int) -> str:
         pids = [str(worker.pid) for worker in self.workers]
-        shown = pids if len(pids) <= 3 else [pids[0], "…", pids[-1]]
+        shown = pids if len(pids) <= most else [*pids[: most - 2], "…", pids[-1]]
         return " → ".join(shown)
+
+    def _attributes(self) -> dict[str, Any]:
+        """What all its blocks say."""
+        given = [span.attributes or {} for lane in self.lanes for span in lane]
+        return dict(item for item in given[0].items() if all(item in g.items() for g in given))
 
 
 @dataclass(frozen=True)
 class Timeline:
     """All rows.  ``marks`` are by row: what ran out, was close, or is still open.  Times are
-    monotonic seconds; ``scopes`` are those with a colour of their own."""
+    monotonic seconds; ``scopes`` are those with a colour of their own; ``restarts`` those of the
+    whole group, where they are known."""
 
     begin: float
     end: float
@@ -68,6 +98,7 @@ class Timeline:
     hidden: int
     scopes: list[str]
     kills: list[float]
+    restarts: list[float]
     ran_out: list[tuple[int, Span]]
     close: list[tuple[int, Span]]
     still_open: list[tuple[int, Span]]
@@ -87,7 +118,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page.  ``began`` is Unix time."""
+    """Everything on the page.  ``began`` is Unix time.  ``ranks`` is 0 where none is known."""
 
     path: str
     run_id: str
@@ -95,6 +126,7 @@ class Report:
     covered: float
     complete: bool
     workers: int
+    ranks: int
     blocks: int
     records: int
     kills: int
@@ -106,10 +138,15 @@ class Report:
     notes: list[tuple[float, str, str]]
 
 
-def make_report(header: dict[str, Any], history: History) -> Report:
-    """The report on a history."""
+def make_report(header: dict[str, Any], history: History, *, look: bool = False) -> Report:
+    """The report on a history; ``look`` at its processes if it is that of a server of now."""
     spans = [*history.spans, *history.open_spans()]
     first = history.first or 0.0
+    workers = by_worker(spans)
+    places = place_in(history.started, workers, look=look)
+    if look and len(places) < len(workers):  # those that are gone would not be in their ranks' rows
+        places = place_in(history.started, workers)
+    ranks = rank_by_pid(history.started, {w: place.rank for w, place in places.items()})
     advice = advise(spans)
     scopes = list(dict.fromkeys(row.scope_id for row in advice))
     kills = [noted for noted in history.events if noted.event.name == events.KILL_WORKER]
@@ -119,21 +156,21 @@ def make_report(header: dict[str, Any], history: History) -> Report:
         began=first + history.to_wall,
         covered=history.last - first,
         complete=history.complete,
-        workers=len({span.worker for span in spans}),
+        workers=len(workers),
+        ranks=len({place.rank for place in places.values()}),
         blocks=len(spans),
         records=history.records,
         kills=len(kills),
         rejected=dict(history.rejected),
-        timeline=_timeline(history, spans, kills),
+        timeline=_timeline(history, spans, _rows(workers, places, history.last), kills),
         durations=[_durations(scope, spans, advice) for scope in scopes[:MAX_HISTOGRAMS]],
         hidden_scopes=max(0, len(scopes) - MAX_HISTOGRAMS),
         advice=advice[: 4 * MAX_HISTOGRAMS],
-        notes=[_note(noted, first) for noted in history.events],
+        notes=[_note(noted, first, ranks) for noted in history.events],
     )
 
 
-def _timeline(history: History, spans: list[Span], kills: list[Noted]) -> Timeline:
-    rows = _rows(spans, history.last)
+def _timeline(history: History, spans: list[Span], rows: list[Row], kills: list[Noted]) -> Timeline:
     shown = _most_telling(rows)
     of_row = [(i, span) for i, row in enumerate(shown) for lane in row.lanes for span in lane]
     close = [(i, s) for i, s in of_row if s.completed and s.headroom < CLOSE and not s.cut]
@@ -144,6 +181,7 @@ def _timeline(history: History, spans: list[Span], kills: list[Noted]) -> Timeli
         hidden=len(rows) - len(shown),
         scopes=_by_time(spans, history.last)[:MAX_SCOPES],
         kills=[noted.at for noted in kills],
+        restarts=[at for at in _restarts(history.started) if at >= (history.first or 0.0)],
         ran_out=[(i, span) for i, span in of_row if _ran_out(span)],
         close=sorted(close, key=lambda found: found[1].headroom)[:MAX_CLOSE],
         still_open=[(i, span) for i, span in of_row if span.end is None],
@@ -157,10 +195,36 @@ def _most_telling(rows: list[Row]) -> list[Row]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def _rows(spans: list[Span], last: float) -> list[Row]:
+def _restarts(started: list[Noted]) -> list[float]:
+    """When each restart of the group began."""
+    first: dict[int, float] = {}
+    for at, event in started:
+        if event.restart:
+            first[event.restart] = min(at, first.get(event.restart, at))
+    return sorted(first.values())
+
+
+def _rows(
+    workers: dict[WorkerId, list[Span]], places: dict[WorkerId, Place], last: float
+) -> list[Row]:
+    """A row for each rank that is known, in their order, and then those of the other workers."""
+    of_rank: dict[int, list[WorkerId]] = defaultdict(list)
+    for worker in workers:  # by their first blocks
+        if worker in places:
+            of_rank[places[worker].rank].append(worker)
+    rows = []
+    for rank in sorted(of_rank):
+        own = of_rank[rank]
+        found = lanes((s for w in own for s in workers[w]), last, nest=False)[:MAX_LANES]
+        seen = [w for w in own if not places[w].restart]
+        rows.append(Row(own, [workers[w][0].begin for w in seen], found, rank))
+    others = {worker: own for worker, own in workers.items() if worker not in places}
+    return rows + _rows_of_others(others, last)
+
+
+def _rows_of_others(workers: dict[WorkerId, list[Span]], last: float) -> list[Row]:
     rows: list[Row] = []
     ends: list[float] = []
-    workers = by_worker(spans)
     for worker in sorted(workers, key=lambda worker: _seniority(worker, workers[worker])):
         own = workers[worker]
         begin = own[0].begin
@@ -210,7 +274,7 @@ def _durations(scope: str, spans: list[Span], advice: list[Advice]) -> Durations
         scope,
         first=[span.duration(0) for span in ended if span.nth == 0],
         later=[span.duration(0) for span in ended if span.nth != 0],
-        allowed=_distinct([span.allowed for span in own]),
+        allowed=_distinct([span.allowed for span in own if span.allowed > 0]),
         suggested=max(suggested, default=None),
         ran_out=sum(map(_ran_out, own)),
     )
@@ -226,9 +290,9 @@ def _ran_out(span: Span) -> bool:
     return span.how in ("killed", "expired") and (span.end or 0.0) >= span.deadline - 1e-3
 
 
-def _note(noted: Noted, first: float) -> tuple[float, str, str]:
+def _note(noted: Noted, first: float, ranks: dict[int | None, int]) -> tuple[float, str, str]:
     """When, in seconds since the beginning, what, and the details."""
-    name, _, details = noted.event.describe().partition(": ")
+    name, _, details = with_rank(noted.event, ranks).describe().partition(": ")
     return noted.at - first, name, details
 
 

@@ -8,6 +8,7 @@ has a shape of its own.
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -49,7 +50,8 @@ FONT = "system-ui, 'DejaVu Sans', sans-serif"
 WIDTH = 12.0  # inches; the page scales it
 POINT = 1 / 72  # inches
 LEGEND_COLUMNS = 5
-MAX_KILL_LINES = 50
+MAX_KILL_LINES = MAX_RESTART_LINES = 50
+_RESTART: Any = {"color": _STAND_INS["fg"], "linewidth": 1.1, "linestyle": (0, (4, 2))}
 
 _STYLE: Any = {  # its keys are a type of matplotlib's newest versions only
     "svg.fonttype": "none",
@@ -82,33 +84,40 @@ def timeline_svg(timeline: Timeline) -> str:
     """One row for each worker: its blocks by scope, deadlines that passed, kills, restarts."""
     rows = len(timeline.rows)
     row_height = 44 if rows <= 4 else 28 if rows <= 16 else 15  # in points
-    labels = [shortened(row.label, 27) for row in timeline.rows]
+    header, labels = _labels(timeline)
     unit, name = _time_unit(timeline.end - timeline.begin)
     marks = _marks(timeline, unit, min(10.0, 0.62 * row_height))
     with matplotlib.rc_context(_STYLE):
         handles = [*_scope_handles(timeline), *(mark.handle() for mark in marks)]
+        if timeline.restarts:
+            handles.append(Line2D([], [], label="restart of the group", **_RESTART))
         below, above = 38, 10 + 15 * math.ceil(len(handles) / LEGEND_COLUMNS)
         height = (below + rows * row_height + above) * POINT
         figure = Figure(figsize=(WIDTH, height))
-        left = (0.5 + 0.07 * max(len("worker (pid)"), *map(len, labels))) / WIDTH
+        left = (0.5 + 0.07 * max(len(header), *map(len, labels))) / WIDTH
         bottom, top = below * POINT / height, 1 - above * POINT / height
         axes = figure.add_axes((left, bottom, 0.985 - left, top - bottom))
         _draw_bars(axes, timeline, unit)
         for when in timeline.kills[:MAX_KILL_LINES]:
             at = (when - timeline.begin) / unit
             axes.axvline(at, color=_STAND_INS["alarm"], linewidth=0.8, linestyle=":", zorder=0.9)
+        for when in timeline.restarts[:MAX_RESTART_LINES]:
+            at = (when - timeline.begin) / unit
+            axes.axvline(at, **_RESTART, zorder=0.95)
         for mark in marks:
-            xs, ys = zip(*mark.points, strict=True)
-            axes.plot(xs, ys, zorder=3, **mark.style)
+            xs, ys, _ = zip(*mark.points, strict=True)
+            axes.plot(xs, ys, zorder=3, gid=mark.gid, **mark.style)
         axes.set_ylim(rows - 0.5, -0.5)
         span = max((timeline.end - timeline.begin) / unit, 1e-6)
         axes.set_xlim(-0.004 * span, 1.012 * span)
         axes.set_yticks(range(rows), labels, fontsize=8.5 if rows <= 16 else 7.5)
+        for i, text in enumerate(axes.get_yticklabels()):
+            text.set_gid(f"row-{i}")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"time since the beginning ({name})")
         title: dict[str, Any] = {"ha": "right", "va": "bottom", "transform": axes.transAxes}
-        axes.text(-0.008, 1.0, "worker (pid)", fontsize=9.5, **title)
+        axes.text(-0.008, 1.0, header, fontsize=9.5, **title)
         axes.legend(
             handles=_row_major(handles, LEGEND_COLUMNS),
             loc="lower left",
@@ -118,7 +127,12 @@ def timeline_svg(timeline: Timeline) -> str:
             handlelength=1.4,
             columnspacing=1.4,
         )
-        return _to_svg(figure, "timeline", "Timeline of the workers and their guarded blocks")
+        svg = _to_svg(figure, "timeline", "Timeline of the workers and their guarded blocks")
+    for i, row in enumerate(timeline.rows):
+        svg = _with_titles(svg, f"row-{i}", [row.title])
+    for mark in marks:
+        svg = _with_titles(svg, mark.gid, [title for _, _, title in mark.points], "use")
+    return svg
 
 
 def durations_svg(found: Sequence[Durations]) -> str:
@@ -157,12 +171,29 @@ def _draw_bars(axes: Axes, timeline: Timeline, unit: float) -> None:
         axes.add_patch(patch)
 
 
+def _labels(timeline: Timeline) -> tuple[str, list[str]]:
+    """What stands above the names of the rows, and these."""
+    ranked = any(row.rank is not None for row in timeline.rows)
+    labels = [
+        f"pid {row.label}" if ranked and row.rank is None else row.label for row in timeline.rows
+    ]
+    return "worker" if ranked else "worker (pid)", [shortened(label, 27) for label in labels]
+
+
+_Point = tuple[float, int, str]  # time, row, what a pointer over it is told
+
+
 class _Mark(NamedTuple):
-    """A kind of marks: where they are, in time and row, and how they look."""
+    """A kind of marks: where they are, and how they look."""
 
     label: str
-    points: list[tuple[float, int]]
+    points: list[_Point]
     style: dict[str, Any]
+
+    @property
+    def gid(self) -> str:
+        """What finds them in the SVG."""
+        return "mark-" + re.sub(r"\W+", "-", self.label)
 
     def handle(self) -> Line2D:
         """Its entry of the legend."""
@@ -175,18 +206,26 @@ def _marks(timeline: Timeline, unit: float, size: float) -> list[_Mark]:
     def at(monotonic: float) -> float:
         return (monotonic - timeline.begin) / unit
 
-    def ends(found: Sequence[tuple[int, Span]], *how: str) -> list[tuple[float, int]]:
-        return [(at(span.end or 0.0), i) for i, span in found if span.how in how]
+    def point(when: float, i: int, span: Span) -> _Point:
+        return at(when), i, timeline.rows[i].title_of(span)
+
+    def ends(found: Sequence[tuple[int, Span]], *how: str) -> list[_Point]:
+        return [point(span.end or 0.0, i, span) for i, span in found if span.how in how]
 
     # A deadline that is off the picture would only shrink what is in it.
     due = [
-        (i, s) for i, s in [*timeline.ran_out, *timeline.still_open] if s.deadline < timeline.end
+        (i, s)
+        for i, s in [*timeline.ran_out, *timeline.still_open]
+        if timeline.begin <= s.deadline < timeline.end
     ]
-    starts = [(at(start), i) for i, row in enumerate(timeline.rows) for start in row.starts[1:]]
-    still = [(at(timeline.end), i) for i, _ in timeline.still_open]
+    starts = [
+        (at(start), i, row.title) for i, row in enumerate(timeline.rows) for start in row.starts[1:]
+    ]
+    still = [point(timeline.end, i, span) for i, span in timeline.still_open]
     completed = ends(timeline.close, "released", "renewed")
-    kinds: list[tuple[str, list[tuple[float, int]], str, float, str, str]] = [
-        ("deadline that passed", [(at(s.deadline), i) for i, s in due], "|", 1.5, "fg", "fg"),
+    passed = [point(s.deadline, i, s) for i, s in due]
+    kinds: list[tuple[str, list[_Point], str, float, str, str]] = [
+        ("deadline that passed", passed, "|", 1.5, "fg", "fg"),
         ("new process", starts, ">", 0.75, "fg", "bg"),
         ("still set at the end", still, "o", 0.7, "bg", "fg"),
         (f"close call: under {CLOSE:.0%} left", completed, "^", 0.8, "fg", "bg"),
@@ -308,3 +347,21 @@ def _to_svg(figure: Figure, salt: str, label: str) -> str:
     for name, stand_in in _STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{name})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _with_titles(svg: str, gid: str, titles: Sequence[str], element: str = "g") -> str:
+    """Name the group of this id, or the elements of a kind in it, for the pointer.
+
+    They are drawn in order; what is off the picture is not, and then nobody knows which is which.
+    """
+    begin = svg.index(f'<g id="{gid}">')
+    end = svg.find('<g id="', begin + 1)
+    texts = (f"<title>{html.escape(printable(title))}</title>" for title in titles)
+
+    def named(found: re.Match[str]) -> str:
+        text = next(texts, "")
+        return f"<{element} {found[1]}>{text}" + (f"</{element}>" if found[2] else "")
+
+    pattern = re.compile(rf"<{element} ([^>]*?)(/?)>")
+    part, count = pattern.subn(named, svg[begin:end], count=len(titles))
+    return svg[:begin] + part + svg[end:] if count == len(titles) else svg

@@ -65,7 +65,8 @@ def _head(report: Report) -> str:
     refused = sum(report.rejected.values())
     numbers = [
         ("covered", seconds(report.covered)),
-        ("workers", f"{report.workers:,}"),
+        *([("ranks", f"{report.ranks:,}")] if report.ranks else []),
+        ("processes", f"{report.workers:,}"),
         ("guarded blocks", f"{report.blocks:,}"),
         ("records", f"{report.records:,}"),
         ("kills", _alarm(report.kills)),
@@ -91,7 +92,8 @@ def _timeline(report: Report) -> str:
         "<h2>Timeline of the workers</h2>\n"
         '<p class="muted">A row for each worker; one that was started after another had ended '
         "(a restart) stands in its row. Blocks within blocks, and of threads, are side by side. "
-        f"Dotted lines: kills.{more}</p>\n" + timeline_svg(report.timeline)
+        "Dotted lines: kills. The names of rows, and the marks, say more under the pointer."
+        f"{more}</p>\n" + timeline_svg(report.timeline)
     )
 
 

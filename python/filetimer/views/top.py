@@ -10,6 +10,8 @@ from filetimer.replay import Follower, History, Noted, Span, WorkerId, is_alive,
 from filetimer.server import events
 from filetimer.server.journal import JournalError
 from filetimer.server.timers import Now
+from filetimer.views.lanes import by_worker
+from filetimer.views.ranks import place_in, rank_by_pid, with_rank
 from filetimer.views.source import NoServer, load
 
 __all__ = ["Board", "Frame", "Note", "Past", "Row", "kept_frame"]
@@ -26,6 +28,8 @@ class Row:
     left: float = 0.0
     allowed: float = 0.0
     reports_only: bool = False
+    rank: int | None = None
+    attributes: dict[str, Any] | None = None
 
     @property
     def share(self) -> float:
@@ -43,6 +47,8 @@ class Past:
     allowed: float
     how: str
     ago: float
+    rank: int | None = None
+    attributes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class _Memory:
         self._spans: deque[Span] = deque(maxlen=REMEMBERED)
         self._noted: deque[Noted] = deque(maxlen=REMEMBERED)
         self._workers: dict[WorkerId, None] = {}  # in the order in which they came
+        self._ranks: dict[WorkerId, int] = {}  # where they are known
         self._names: Counter[str] = Counter()
 
     def take(self, history: History) -> None:
@@ -138,9 +145,20 @@ class _Memory:
         self._workers |= dict.fromkeys(span.worker for span in spans)
         self._workers |= dict.fromkeys(span.worker for span in history.open.values())
 
+    def _note_ranks(self, history: History, *, look: bool) -> None:
+        """Find the ranks of those that are new; forget those that are no longer shown."""
+        spans = [*self._spans, *history.open_spans()]
+        shown = {**self._workers, **dict.fromkeys(span.worker for span in spans)}
+        self._ranks = {w: rank for w, rank in self._ranks.items() if w in shown}
+        unknown = {w: own for w, own in by_worker(spans).items() if w not in self._ranks}
+        places = place_in(history.started, unknown, look=look)
+        self._ranks |= {worker: place.rank for worker, place in places.items()}
+
     def frame(self, header: dict[str, Any], history: History, now: float, state: str) -> Frame:
         if state != "kept":
             self._workers = {worker: None for worker in self._workers if runs(worker)}
+        self._note_ranks(history, look=state != "kept")
+        ranks = rank_by_pid(history.started, self._ranks)
         return Frame(
             path=header["path"],
             run_id=header["run_id"],
@@ -148,8 +166,8 @@ class _Memory:
             state=state,
             silent=now - history.last,
             rows=[] if state == "stopped" else self._rows(history, now, state),
-            recent=[_past(span, now) for span in reversed(self._spans)],
-            notes=[_note(noted, now) for noted in reversed(self._noted)],
+            recent=[self._past(span, now) for span in reversed(self._spans)],
+            notes=[_note(noted, now, ranks) for noted in reversed(self._noted)],
             records=history.records,
             rate=history.rate(now),
             kills=self._names[events.KILL_WORKER],
@@ -160,24 +178,42 @@ class _Memory:
         spans = [s for s in history.open_spans() if state == "kept" or s.worker in self._workers]
         busy = {span.worker for span in spans}
         if state == "kept":
-            return [_row(span, now) for span in spans]
-        idle = [Row(worker.pid) for worker in self._workers if worker not in busy]
-        return [*(_row(span, now) for span in spans), *idle]
+            return [self._row(span, now) for span in spans]
+        idle = [
+            Row(worker.pid, rank=self._ranks.get(worker))
+            for worker in self._workers
+            if worker not in busy
+        ]
+        return [*(self._row(span, now) for span in spans), *idle]
+
+    def _row(self, span: Span, now: float) -> Row:
+        return Row(
+            span.worker.pid,
+            span.scope_id,
+            left=span.deadline - now,
+            allowed=span.allowed,
+            reports_only=span.signal <= 0,
+            rank=self._ranks.get(span.worker),
+            attributes=span.attributes,
+        )
+
+    def _past(self, span: Span, now: float) -> Past:
+        end = now if span.end is None else span.end
+        return Past(
+            span.worker.pid,
+            span.scope_id,
+            took=end - span.begin,
+            allowed=span.allowed,
+            how=span.how,
+            ago=now - end,
+            rank=self._ranks.get(span.worker),
+            attributes=span.attributes,
+        )
 
 
-def _row(span: Span, now: float) -> Row:
-    left = span.deadline - now
-    return Row(span.worker.pid, span.scope_id, left, span.allowed, span.signal <= 0)
-
-
-def _past(span: Span, now: float) -> Past:
-    end = now if span.end is None else span.end
-    return Past(span.worker.pid, span.scope_id, end - span.begin, span.allowed, span.how, now - end)
-
-
-def _note(noted: Noted, now: float) -> Note:
+def _note(noted: Noted, now: float, ranks: dict[int | None, int]) -> Note:
     return Note(
         now - noted.at,
-        noted.event.describe(),
+        with_rank(noted.event, ranks).describe(),
         noted.event.name not in (events.TIMER_REFUSED, events.WORKER_EXITED),
     )

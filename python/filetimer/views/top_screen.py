@@ -5,8 +5,11 @@ Colours repeat what length and words say, for who does not see them or has none.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rich.text import Text
 
+from filetimer.server.events import describe_attributes
 from filetimer.views.top import Frame, Note, Past, Row
 from filetimer.views.words import printable, seconds, shortened
 
@@ -16,6 +19,7 @@ MIN_WIDTH = 60
 PIECES = " ▏▎▍▌▋▊▉█"  # eighths of a character
 URGENT, NEAR = 0.1, 0.25  # shares of the time allowed
 RECENT, NOTES = 6, 5  # rows, at most
+MIN_ATTRIBUTES = 6  # characters of them that say something
 
 Line = Text
 
@@ -25,13 +29,14 @@ def render(frame: Frame, width: int, height: int) -> Text:
     width = max(width, MIN_WIDTH)
     top = _head(frame, width)
     notes = [_note(note) for note in frame.notes[:NOTES]]
-    recent = [_past(past, width) for past in frame.recent[:RECENT]]
+    layout = _layout(frame, width)
+    recent = [_past(past, layout) for past in frame.recent[:RECENT]]
     # Half of the screen for what has been, but never the room for a title, a row and the rest.
     room = min(height // 2, height - len(top) - 1 - 3)
     while (recent or notes) and _size(recent) + _size(notes) > room:
         (recent if len(recent) >= len(notes) else notes).pop()
     space = height - len(top) - 1 - _size(recent) - _size(notes)
-    lines = [*top, Text(), *_rows(frame, width, max(3, space))]
+    lines = [*top, Text(), *_rows(frame, layout, max(3, space))]
     lines += _section("RECENT", recent) + _section("NOTED BY THE SERVER", notes)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -66,35 +71,72 @@ def _head(frame: Frame, width: int) -> list[Line]:
     return [Text(path, "bold").append(run, "dim"), Text(state, style), line]
 
 
-def _rows(frame: Frame, width: int, space: int) -> list[Line]:
+class _Layout(NamedTuple):
+    """Whether there is a column of ranks, and the widths of scope and bar."""
+
+    ranked: bool
+    scope: int
+    bar: int
+
+    def who(self, pid: int | str, rank: int | str | None) -> str:
+        """The columns that say which worker it is."""
+        rank = f"{'' if rank is None else rank:>4}  " if self.ranked else ""
+        return f"{rank}{pid:>8}  "
+
+
+def _layout(frame: Frame, width: int) -> _Layout:
+    """What the other columns leave is for scope and bar; attributes need more of it."""
+    shown: list[Row | Past] = [*frame.rows, *frame.recent]
+    ranked = any(row.rank is not None for row in shown)
+    rest = width - 8 - 2 - 2 - 12 - 12 - 6 * ranked
+    attributed = any(_attributes(row) for row in shown)
+    scope = min(60, rest * 2 // 3) if attributed else min(40, rest // 2)
+    return _Layout(ranked, scope, min(40, rest - scope))
+
+
+def _rows(frame: Frame, layout: _Layout, space: int) -> list[Line]:
     if not frame.rows:
         return [Text("no timers are set", "dim")]
-    scope, bar = _columns(width)
-    title = Text(f"{'PID':>8}  {'SCOPE':<{scope}}  {'TIME LEFT':<{bar}}", "dim")
+    title = f"{layout.who('PID', 'RANK')}{'SCOPE':<{layout.scope}}  {'TIME LEFT':<{layout.bar}}"
     shown = frame.rows if len(frame.rows) <= space - 1 else frame.rows[: max(1, space - 2)]
-    lines = [title, *(_row(row, scope, bar) for row in shown)]
+    lines = [Text(title, "dim"), *(_row(row, layout) for row in shown)]
     hidden = frame.rows[len(shown) :]
     if hidden:
         timers = sum(row.scope_id is not None for row in hidden)
         idle = len(hidden) - timers
         more = f"{timers} more timers with more time left" if timers else ""
         more += f"{', ' if timers and idle else ''}{_count(idle, 'worker')} without" * bool(idle)
-        lines.append(Text(f"{'':>8}  ... not shown: {more}", "dim"))
+        lines.append(Text(f"{layout.who('', None)}... not shown: {more}", "dim"))
     return lines
 
 
-def _row(row: Row, scope_width: int, bar_width: int) -> Line:
-    line = Text(f"{row.pid:>8}  ")
+def _row(row: Row, layout: _Layout) -> Line:
+    line = Text(layout.who(row.pid, row.rank))
     if row.scope_id is None:
         return line.append("no timer set", "dim")
-    scope = shortened(printable(row.scope_id), scope_width)
     style = _style(row)
-    line.append(f"{scope:<{scope_width}}  ")
-    line.append(_bar(row.share, bar_width), style)
+    line.append(_scope(row, row.scope_id, layout.scope)).append("  ")
+    line.append(_bar(row.share, layout.bar), style)
     mark = "!" if row.share < URGENT else " "
     line.append(f" {mark}{_left(row):>10}", style)
     line.append(f" of {_clock(row.allowed)}")
     return line.append(" (report)" if row.reports_only else "", "dim")
+
+
+def _scope(row: Row | Past, scope_id: str, width: int) -> Text:
+    """The scope, and as much of its attributes as there is room for."""
+    scope = shortened(printable(scope_id), width)
+    room = width - len(scope) - 2
+    attributes = shortened(_attributes(row), room) if room >= MIN_ATTRIBUTES else ""
+    text = Text(scope).append(f"  {attributes}" if attributes else "", "dim")
+    return text.append(" " * (width - len(text)))
+
+
+def _attributes(row: Row | Past) -> str:
+    """Those that have no column of their own."""
+    given = row.attributes or {}
+    own = {name: value for name, value in given.items() if name != "rank" or value != row.rank}
+    return describe_attributes(own)
 
 
 def _left(row: Row) -> str:
@@ -122,12 +164,11 @@ def _bar(share: float, width: int) -> str:
     return f"{text:<{width}}"
 
 
-def _past(past: Past, width: int) -> Line:
-    scope_width, _ = _columns(width)
-    scope = shortened(printable(past.scope_id), scope_width)
+def _past(past: Past, layout: _Layout) -> Line:
     bad = past.how in ("killed", "expired")
     took = f"{seconds(past.took)} of {seconds(past.allowed)}"
-    line = Text(f"{past.pid:>8}  {scope:<{scope_width}}  {took:<20} ")
+    line = Text(layout.who(past.pid, past.rank))
+    line.append(_scope(past, past.scope_id, layout.scope)).append(f"  {took:<20} ")
     line.append(past.how, "bold red" if bad else "")
     return line.append(f", {_ago(past.ago)}", "dim")
 
@@ -143,13 +184,6 @@ def _size(lines: list[Line]) -> int:
 
 def _section(title: str, lines: list[Line]) -> list[Line]:
     return [Text(), Text(title, "dim"), *lines] if lines else []
-
-
-def _columns(width: int) -> tuple[int, int]:
-    """The widths of scope and bar: what the other columns leave."""
-    rest = width - 8 - 2 - 2 - 12 - 12
-    scope = min(40, rest // 2)
-    return scope, min(40, rest - scope)
 
 
 def _count(number: int, what: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from filetimer.replay import History, Noted, Span, WorkerId
 from filetimer.views.lanes import by_worker, lanes
+from filetimer.views.ranks import place_in, rank_by_pid
 from filetimer.views.words import HOW
 
 __all__ = ["QUARTER", "add_to", "trace"]
@@ -30,18 +31,18 @@ FIRST_TID = 10_000_000  # above any thread id: pid_max is at most 2**22
 CATEGORY = "filetimer"
 
 
-def trace(history: History) -> dict[str, Any]:
-    """The history as a trace of its own."""
+def trace(history: History, *, look: bool = False) -> dict[str, Any]:
+    """The history as a trace of its own; ``look`` at its processes if it is of a server of now."""
     first = (history.first or 0.0) + history.to_wall
     base = int(first // QUARTER) * QUARTER * 10**9
     return {
         "displayTimeUnit": "ms",
         "baseTimeNanoseconds": base,
-        "traceEvents": list(_events(history, base, frozenset())),
+        "traceEvents": list(_events(history, base, frozenset(), look)),
     }
 
 
-def add_to(other: dict[str, Any], history: History) -> dict[str, Any]:
+def add_to(other: dict[str, Any], history: History, *, look: bool = False) -> dict[str, Any]:
     """The trace of torch's profiler with this history in it, on its axis.
 
     Raises ValueError when it is no such trace.
@@ -51,16 +52,25 @@ def add_to(other: dict[str, Any], history: History) -> dict[str, Any]:
         raise ValueError("it has no list traceEvents")
     base = int(other.get("baseTimeNanoseconds", 0))
     named = frozenset(e.get("pid") for e in theirs if e.get("name") == "process_name")
-    return {**other, "traceEvents": [*theirs, *_events(history, base, named)]}
+    return {**other, "traceEvents": [*theirs, *_events(history, base, named, look)]}
 
 
-def _events(history: History, base: int, named: frozenset[Any]) -> Iterator[dict[str, Any]]:
+def _events(
+    history: History, base: int, named: frozenset[Any], look: bool
+) -> Iterator[dict[str, Any]]:
     """``named``: the processes that have a name already."""
     axis = _Axis(history.to_wall, base)
     workers = by_worker([*history.spans, *history.open.values()])
-    pids = {worker.pid for worker in workers} | {n.event.pid for n in history.events}
+    places = place_in(history.started, workers, look=look)
+    ranks = rank_by_pid(history.started, {w: place.rank for w, place in places.items()})
+    noted = [*history.started, *history.events]
+    pids = {worker.pid for worker in workers} | {event.pid for _, event in noted}
     for pid in sorted(pid for pid in pids if pid is not None and pid not in named):
-        yield _metadata("process_name", pid, 0, name=f"worker {pid}")
+        rank = ranks.get(pid)
+        title = f"worker {pid}" if rank is None else f"rank {rank} (pid {pid})"
+        yield _metadata("process_name", pid, 0, name=title)
+        if rank is not None:
+            yield _metadata("process_sort_index", pid, 0, sort_index=rank)
     tid = FIRST_TID
     for worker, spans in workers.items():
         for i, lane in enumerate(lanes(spans, history.last, nest=True)):
@@ -68,7 +78,7 @@ def _events(history: History, base: int, named: frozenset[Any]) -> Iterator[dict
             title = "filetimer" if i == 0 else f"filetimer ({i + 1})"
             yield _metadata("thread_name", worker.pid, tid, name=title)
             yield from (_block(span, worker, tid, axis, history.last) for span in lane)
-    yield from _instants(history.events, axis)
+    yield from _instants(noted, axis)
 
 
 class _Axis:
@@ -90,6 +100,7 @@ def _block(span: Span, worker: WorkerId, tid: int, axis: _Axis, last: float) -> 
         "signal": span.signal,
         "begin": "not seen: before the history" if span.cut else None,
         "call": None if span.nth is None else span.nth + 1,
+        "attributes": span.attributes,
     }
     return {
         "ph": "X",
@@ -107,6 +118,8 @@ def _instants(noted: Iterable[Noted], axis: _Axis) -> Iterator[dict[str, Any]]:
     for at, event in noted:
         if event.pid is not None:
             details = event.to_dict()
+            if event.restart:
+                details["name"] = f"restart {event.restart}"
             yield {
                 "ph": "i",
                 "s": "p",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .conftest import wait_until
+
 
 def test_after_a_job(bench):
     worker = bench.script(
@@ -21,7 +23,10 @@ def test_after_a_job(bench):
     text = (bench.directory / "page.html").read_text()
     assert "hung here" in text
     assert "ran out, worker killed" in text
-    assert "new process" in text
+    assert "restart of the group" in text
+    assert ">rank 1</text>" in text
+    assert bench("trace", "--journal", "kept").returncode == 0
+    assert '"restart 1"' in (bench.directory / "trace.json").read_text()
     bench.assert_nothing_left()
 
 
@@ -29,6 +34,16 @@ def test_of_a_server_that_runs(bench):
     bench.serve()
     assert bench("report").returncode == 0
     assert "No block was guarded" in (bench.directory / "report.html").read_text()
+
+
+def test_the_rank_of_a_worker_that_runs(bench):
+    bench.serve()
+    worker = bench.script("with filetimer.expires(60, 'guarded'): time.sleep(600)\n")
+    environment = {**bench.environment, "RANK": "3", "LOCAL_RANK": "1"}
+    bench.popen("expires", "--after", "600", "--", *worker, env=environment)
+    wait_until(lambda: b"guarded" in bench("list").stdout, "the worker's timer is seen")
+    assert bench("report").returncode == 0
+    assert ">rank 3</text>" in (bench.directory / "report.html").read_text()
 
 
 def test_a_page_that_cannot_be_written(bench):

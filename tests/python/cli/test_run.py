@@ -137,6 +137,9 @@ def test_a_hung_worker_is_reaped(bench):
     (kill,) = [event for event in written if event["name"] == "kill worker process"]
     assert (kill["pid"], kill["scope_id"], kill["signal"]) == (int(match[1]), "the block", 9)
     assert kill["late"] >= 0
+    started = [event for event in written if event["name"] == "worker started"]
+    assert [(event["rank"], event["restart"]) for event in started] == [(0, 0), (1, 0)]
+    assert started[1]["pid"] == kill["pid"]
     bench.assert_nothing_left()
 
 
