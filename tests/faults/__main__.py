@@ -45,10 +45,12 @@ def main() -> int:
         print(REFUSAL, file=sys.stderr)
         return 2
     began = time.monotonic()
+    chosen = sorted(_choose(options), key=lambda choice: choice[2].alone)
+    beside = [choice for choice in chosen if not choice[2].alone]
     with ThreadPoolExecutor(options.jobs or (QUICK_JOBS if options.quick else JOBS)) as pool:
-        chosen = list(_choose(options))
-        results = pool.map(lambda choice: _run(*choice, options), chosen)
-        rows = [(fault, result) for (_, _, fault), result in zip(chosen, results, strict=True)]
+        results = list(pool.map(lambda choice: _run(*choice, options), beside))
+    results += [_run(*choice, options) for choice in chosen[len(beside) :]]
+    rows = [(fault, result) for (_, _, fault), result in zip(chosen, results, strict=True)]
     return _finish(rows, options, time.monotonic() - began)
 
 

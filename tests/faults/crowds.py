@@ -55,8 +55,12 @@ def virtual_exits(scale: Scale) -> Result:
 
 
 FAULTS = [
-    *(Fault(f"flood: {kind}", partial(flooded, kind)) for kind in flood.KINDS if kind != "none"),
+    *(
+        Fault(f"flood: {kind}", partial(flooded, kind), alone=True)
+        for kind in flood.KINDS
+        if kind != "none"
+    ),
     Fault("`expires` blocks that end in time, eight processes", blocks, limit=600),
-    Fault("all workers exit at once, ten timers each", exits),
-    Fault("the same with made-up processes", virtual_exits),
+    Fault("all workers exit at once, ten timers each", exits, alone=True),
+    Fault("the same with made-up processes", virtual_exits, alone=True),
 ]

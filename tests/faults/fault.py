@@ -100,9 +100,10 @@ class Fault:
     """One row of the table.
 
     ``name`` says what is injected.  ``limit`` is in seconds: a run that takes longer is ended, and
-    counts as broken.
+    counts as broken.  ``alone``: its lateness says nothing while others run beside it.
     """
 
     name: str
     run: Callable[[Scale], Result]
     limit: float = 120.0
+    alone: bool = False
