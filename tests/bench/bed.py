@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 HERE = Path(__file__).parent
+MOST_OF_ONE = 5_000  # timers of a worker: a server bounds them at twice as many
 ROOT = HERE.parent.parent
 SCOPE = "training/loop.py#120"
 # What lets a Python child import what we import.
@@ -220,6 +221,16 @@ def worker(where: Path, what: str, path: Path, kind: str, *arguments: object) ->
     one_shot = 2 if kind == "torch" else 0  # torch's server acts on nothing while it is held open
     with Process(compiled("worker.c", where), what, path, one_shot, *arguments) as process:
         yield process
+
+
+@contextlib.contextmanager
+def holders(where: Path, of: Server, kind: str, timers: int) -> Iterator[None]:
+    """Workers that have so many timers set, and do nothing more."""
+    workers = max(1, timers // MOST_OF_ONE)
+    with worker(where, "flood", of.path, kind, timers // workers, 0, workers) as group:
+        group.tell()
+        group.hear()
+        yield
 
 
 def scheduled(pid: int) -> tuple[float, int]:

@@ -12,9 +12,9 @@ from bench.bed import (
     ROOT,
     folder,
     has_torch,
+    holders,
     resident,
     server,
-    worker,
 )
 from bench.samples import Effort, alternate, spread, time_of
 from bench.table import Row, Target
@@ -44,17 +44,13 @@ def _memory_of_timer(kind: str) -> float:
     with (
         folder() as where,
         server(kind, where) as it,
-        worker(where, "flood", it.path, kind, FEW, 0, 1) as writer,
-        worker(where, "flood", it.path, kind, MANY - FEW, 0, 1) as another,
+        holders(where, it, kind, FEW),
     ):
-        writer.tell()
-        writer.hear()
         it.wait_for_timers(FEW)
         before = resident(it.pid)
-        another.tell()
-        another.hear()
-        it.wait_for_timers(MANY)
-        return (resident(it.pid) - before) / (MANY - FEW)
+        with holders(where, it, kind, MANY - FEW):
+            it.wait_for_timers(MANY)
+            return (resident(it.pid) - before) / (MANY - FEW)
 
 
 def _imports(effort: Effort) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from bench.bed import folder, scheduled, server, worker
+from bench.bed import folder, holders, scheduled, server, worker
 from bench.samples import Effort, ratios, spread
 from bench.table import Row, Target
 
@@ -22,11 +22,12 @@ def rows(effort: Effort) -> Iterator[Row]:
             for live in LIVE:
                 with (
                     server("ours", where) as ours,
-                    worker(where, "flood", ours.path, "ours", live, records, 1) as flood,
+                    holders(where, ours, "ours", live),
+                    worker(where, "flood", ours.path, "ours", 0, records, 1) as flood,
                 ):
+                    ours.wait_for_timers(live)
                     flood.tell()
                     flood.hear()
-                    ours.wait_for_timers(live)
                     before, _ = scheduled(ours.pid)
                     flood.tell()
                     flood.hear()
