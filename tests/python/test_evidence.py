@@ -100,23 +100,26 @@ def test_a_hang_in_c_code_that_holds_the_gil(
     assert oct(os.stat(kill.evidence or "").st_mode) == oct(0o100600)
 
 
+DEADLOCK = """
+import threading, time, filetimer
+filetimer.configure_from_env()
+a, b = threading.Lock(), threading.Lock()
+def first():
+    with a: time.sleep(0.1); b.acquire()
+def second():
+    with b: time.sleep(0.1); a.acquire()
+with filetimer.expires(0.5, "deadlock"):
+    threads = [threading.Thread(target=f) for f in (first, second)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+"""
+
+
 def test_a_deadlock_of_two_threads_shows_both(
     start_server: StartServer, start_worker: StartWorker, events: EventList
 ) -> None:
     start_server()
-    start_worker("""
-        import threading, time, filetimer
-        filetimer.configure_from_env()
-        a, b = threading.Lock(), threading.Lock()
-        def first():
-            with a: time.sleep(0.1); b.acquire()
-        def second():
-            with b: time.sleep(0.1); a.acquire()
-        with filetimer.expires(0.5, "deadlock"):
-            threads = [threading.Thread(target=f) for f in (first, second)]
-            [thread.start() for thread in threads]
-            [thread.join() for thread in threads]
-    """)
+    start_worker(DEADLOCK)
     (kill,) = events.wait_for("kill worker process")
     _, report = report_of(kill)
     (found,) = report["members"]
@@ -359,19 +362,7 @@ def test_a_deadlock_of_two_threads_with_native_stacks(
     events: EventList,
 ) -> None:
     start_server()
-    start_worker("""
-        import threading, time, filetimer
-        filetimer.configure_from_env()
-        a, b = threading.Lock(), threading.Lock()
-        def first():
-            with a: time.sleep(0.1); b.acquire()
-        def second():
-            with b: time.sleep(0.1); a.acquire()
-        with filetimer.expires(0.5, "deadlock"):
-            threads = [threading.Thread(target=f) for f in (first, second)]
-            [thread.start() for thread in threads]
-            [thread.join() for thread in threads]
-    """)
+    start_worker(DEADLOCK)
     (kill,) = events.wait_for("kill worker process")
     _, report = report_of(kill)
     (found,) = report["members"]

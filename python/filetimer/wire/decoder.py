@@ -209,7 +209,7 @@ def judge_line(line: bytes, oversize_head: bytes | None = None) -> list[Record |
         rejection = Rejection(shown, bad.code, bad.detail)
     # SPEC F-7: a half-written line may have swallowed the record behind it.  One attempt.
     start = line.rfind(VERSION_KEY)
-    if start > 0 or (start == 0 and oversize_head is not None):
+    if start > 0:
         try:
             return [rejection, decode_line(line[start:])]
         except BadLine:
