@@ -227,7 +227,7 @@ class Run:
 
     def receive(self, record: Record) -> None:
         self.model.apply(record, self.now())  # first: the table completes the record
-        self.table.apply(record, self.now())
+        self.table.apply([record], self.now())
 
     def sleep(self) -> None:
         self.monotonic += self.pick((0, 0.5, 1, 1, 2, 5, 50))

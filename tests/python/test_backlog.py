@@ -63,7 +63,7 @@ def test_all_are_counted_and_a_watchdog_says_when_it_is_behind(
     watchdog.receive(LineDecoder().feed_fast(text), NOW)
     watchdog.enforce(NOW.monotonic)
     assert watchdog.is_behind
-    assert watchdog.next_deadline() == 0.0
+    assert watchdog.next_chore() == 0.0
     while watchdog.is_behind:
         watchdog.enforce(NOW.monotonic)
     watchdog.close()

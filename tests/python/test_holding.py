@@ -111,7 +111,7 @@ def test_the_signal_waits_no_longer_than_the_budget() -> None:
     world = World(50)
     world.acquire(50, 10.0)
     world.enforce(10.0)
-    assert world.watchdog.next_deadline() == 10.0 + BUDGET
+    assert world.watchdog.next_due() == 10.0 + BUDGET
     world.enforce(10.0 + BUDGET)
     assert (world.collector.given_up, world.processes[50].signals) == ([50], [9])
     world.collector.complete = {50: FINDINGS}  # late

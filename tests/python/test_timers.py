@@ -48,13 +48,13 @@ class World:
     def acquire(self, after: float, pid: int = 11, scope: str = "a", **fields: Any) -> None:
         fields.setdefault("signal", 9)
         fields.setdefault("expiration_time", self.now().wall + after)
-        self.table.apply(Record(1, pid, scope, **fields), self.now())
+        self.table.apply([Record(1, pid, scope, **fields)], self.now())
 
     def acquire_v2(self, after: float, pid: int = 11, scope: str = "a", **fields: Any) -> None:
         self.acquire(after, pid, scope, deadline=self.at + after, **fields)
 
     def release(self, pid: int = 11, scope: str = "a", **fields: Any) -> None:
-        self.table.apply(Record(1, pid, scope, -1.0, 0, **fields), self.now())
+        self.table.apply([Record(1, pid, scope, -1.0, 0, **fields)], self.now())
 
     def run_to(self, monotonic: float) -> list[str]:
         """Go to this instant as a server does, waking at each deadline; what happened then."""

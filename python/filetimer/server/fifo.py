@@ -18,9 +18,11 @@ __all__ = ["HeldFifo", "ServerFifo"]
 MODE = 0o600
 LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
 
-# Room for a burst of several hundred records.  Not more: what is in the pipe when a deadline comes
-# is read before the deadline is acted on (SPEC S-7), so a flood delays a kill by one pipe's full.
-CAPACITY = 1 << 16
+# What is in the pipe when a deadline comes is read before the deadline is acted on (SPEC S-7), so a
+# pipe's full of records that take long delays a kill.  Of most it takes little, and many writers
+# that find room are a quarter faster than those that wait for it.
+SMALL, LARGE = 1 << 16, 1 << 18  # bytes: room for some 350 records, or 1400
+SOON = 0.006  # seconds of CPU time that a pipe's full may take
 
 
 class HeldFifo:
@@ -63,7 +65,8 @@ class ServerFifo(HeldFifo):
 
     def __init__(self, path: str) -> None:
         super().__init__(path, lock=True)
-        self.capacity = _grow(self.fd)
+        self.capacity = _resize(self.fd, LARGE)
+        self._wanted = self.capacity
 
     def read(self) -> bytes:
         """Everything that is in the pipe now: one read takes it all out, and no more."""
@@ -71,6 +74,21 @@ class ServerFifo(HeldFifo):
             return os.read(self.fd, self.capacity)
         except BlockingIOError:
             return b""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what comes takes so long that there is little room for it."""
+        return self.capacity < LARGE
+
+    def fit(self, taken: int, seconds: float) -> None:
+        """Choose the pipe's size by the CPU seconds that it took to act on so many bytes."""
+        if 2 * taken >= self.capacity:
+            self._wanted = LARGE if LARGE / taken * seconds < SOON else SMALL
+
+    def resize(self) -> None:
+        """Give the pipe the chosen size; right after a read, for a full one cannot shrink."""
+        if self._wanted != self.capacity:
+            self.capacity = _resize(self.fd, self._wanted)
 
 
 def _open_or_make(path: str, lock: bool) -> tuple[int, bool]:
@@ -152,14 +170,14 @@ def _is_at(path: str, fd: int) -> bool:
     return os.path.samestat(at_path, os.fstat(fd))
 
 
-def _grow(fd: int) -> int:
-    """Make the pipe larger than it comes; its capacity in bytes."""
+def _resize(fd: int, wanted: int) -> int:
+    """Give the pipe another size, if that may be; its capacity in bytes."""
     set_size, get_size = getattr(fcntl, "F_SETPIPE_SZ", 1031), getattr(fcntl, "F_GETPIPE_SZ", 1032)
     try:
-        return int(fcntl.fcntl(fd, set_size, CAPACITY))
-    except OSError:  # over the user's pipe budget, or not Linux
+        return int(fcntl.fcntl(fd, set_size, wanted))
+    except OSError:  # over the user's pipe budget, or too full for that, or not Linux
         pass
     try:
         return int(fcntl.fcntl(fd, get_size))
     except OSError:
-        return 1 << 16
+        return SMALL

@@ -25,8 +25,8 @@ __all__ = ["FifoSource"]
 RETRY = 30.0  # seconds until a journal that failed is tried again
 PIPE_BUF = select.PIPE_BUF
 
-# One that writes without pause fills the pipe again within microseconds, and others who wait for
-# room wake up too late.  So a full pipe is emptied a few times in a row: now they are awake.
+# One that writes without pause fills a small pipe again within microseconds, and others who wait
+# for room wake up too late.  So it is emptied a few times in a row: now they are awake.
 TURNS = 2
 TURN = 0.00015  # seconds in between
 
@@ -51,6 +51,8 @@ class FifoSource:
         self._reporter = reporter
         self._journal_size, self._keep_journal = journal_size, keep_journal
         self._decoder = LineDecoder()
+        self._taken = 0  # bytes, in this pass
+        self._taken_at = 0.0  # seconds of this thread's CPU time
         self._undecoded = b""  # taken out of the pipe, but the memory was not enough
         self._journal: Journal | None = None
         self._new_journal: Callable[[State, Now], Journal] | None = None
@@ -123,13 +125,17 @@ class FifoSource:
         self._offset, self._steady = offset, abs(offset - before) < STEADY
         # What was taken must not be lost: it stays with us until all of it is decoded.
         chunk = self._take(now)
+        self._fifo.resize()
         self._undecoded += chunk
-        for _ in range(0 if urgent else TURNS):
+        for _ in range(TURNS if self._fifo.is_small and not urgent else 0):
             if len(chunk) <= self._fifo.capacity - PIPE_BUF:
                 break  # nobody waits for room
             time.sleep(TURN)
             chunk = self._take(now)
             self._undecoded += chunk
+        self._taken = len(self._undecoded)
+        if self._taken > PIPE_BUF:
+            self._taken_at = time.thread_time()
         results = self._decoder.feed_fast(self._undecoded)
         self._undecoded = b""
         return results
@@ -152,13 +158,15 @@ class FifoSource:
 
     def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now, moved: bool = False) -> None:
         """Compact the journal if it is full, or if deadlines ``moved``; begin one if it failed."""
-        state = State(workers, self._decoder.unfinished)
+        if self._taken > PIPE_BUF:
+            self._fifo.fit(self._taken, time.thread_time() - self._taken_at)
+            self._taken = 0
         if self._journal is None:
             if now.monotonic >= self._retry_at:
-                self._begin_again(state, now)
+                self._begin_again(State(workers, self._decoder.unfinished), now)
         elif moved or self._journal.is_full:
             try:
-                self._journal.compact(state, now)
+                self._journal.compact(State(workers, self._decoder.unfinished), now)
             except OSError as error:
                 if moved or not self._journal.put_off():
                     self._give_journal_up(error)

@@ -198,7 +198,7 @@ class FileTimerServer:
     def register_timers(self, timer_requests: list[FileTimerRequest]) -> None:
         """Take in requests as if their records had arrived in the FIFO."""
         with self._lock:
-            self._watchdog.receive(map(_to_record, timer_requests), read_clocks())
+            self._watchdog.receive(list(map(_to_record, timer_requests)), read_clocks())
         self._wake()  # the next deadline may have changed
 
     def clear_timers(self, worker_pids: set[int]) -> None:

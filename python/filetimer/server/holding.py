@@ -67,6 +67,11 @@ class Holding:
         self._held: dict[int, _Held] = {}
         self._notes: list[bytes] = []
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether a signal is held back."""
+        return bool(self._held)
+
     def hold(self, expiry: Expiry[ProcessHandle], now: float) -> bool:
         """Hold the signal of this expiry back, if that is to be; whether it is."""
         if self._collector is None or expiry.decisive is None:

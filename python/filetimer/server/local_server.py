@@ -115,7 +115,7 @@ class LocalTimerServer(TimerServer):
     def register_timers(self, timer_requests: list[TimerRequest]) -> None:
         """Take in requests, in order."""
         with self._lock:
-            self._watchdog.receive(map(_to_record, timer_requests), read_clocks())
+            self._watchdog.receive(list(map(_to_record, timer_requests)), read_clocks())
         if self._loop is not None:
             self._loop.wake()
 

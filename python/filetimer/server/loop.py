@@ -15,7 +15,7 @@ from typing import Protocol
 
 from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import Now, Worker
-from filetimer.server.waiter import Waiter, minimise_timer_slack
+from filetimer.server.waiter import AWAKE, Waiter, minimise_timer_slack
 from filetimer.server.watchdog import Watchdog
 from filetimer.wire.decoder import Received
 
@@ -23,10 +23,10 @@ __all__ = ["ServerLoop", "Source", "read_clocks"]
 
 logger = logging.getLogger("filetimer")
 
-# A reader that waits again at once is woken by every record, and the writers pay for that.
-REST = 0.001  # seconds of rest while records come fast
-FAST = 0.0005  # seconds between two chunks that count as fast
-MANY = 3  # records in one chunk that count as fast
+# A reader that takes every record at once is woken by every record, and the writers pay for that.
+# So what comes first waits a moment for more, unless so many come that they might fill the pipe.
+REST = 0.001  # seconds
+MANY = 100  # records in one pass
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
 MOST_EXITS = 100  # that are worked off in one pass: some milliseconds by which it may delay a kill
@@ -80,8 +80,7 @@ class ServerLoop:
         self._next_look = 0.0
         self._unapplied: tuple[Received, Now] | None = None
         self._ballast: bytearray | None = bytearray(BALLAST)
-        self._last_chunk = 0.0
-        self._fast = False
+        self._busy = False  # too many records come to rest
         self._stopping = False
 
     def run(self, watchdog: Watchdog) -> None:
@@ -90,10 +89,7 @@ class ServerLoop:
         try:
             while not self._stopping:
                 try:
-                    ready = self._waiter.wait(self._wait_until(watchdog))
-                    with self._lock:
-                        self.serve_pass(watchdog, ready)
-                    self._rest(watchdog)
+                    self.serve_once(watchdog)
                 except MemoryError:
                     self._ballast = None
                     watchdog.out_of_memory()
@@ -103,6 +99,19 @@ class ServerLoop:
                     time.sleep(FAULT_PAUSE)
         finally:
             self.close(watchdog)
+
+    def serve_once(self, watchdog: Watchdog) -> None:
+        """Wait, and make a pass."""
+        with self._lock:
+            deadline, chore = watchdog.next_due(), watchdog.next_chore()
+        beat = time.monotonic() + self._max_interval
+        look = self._next_look if self._unwatched else beat
+        ready = self._waiter.wait(min(beat, look, chore), deadline)
+        if self._source.fileno() in ready and not self._busy:
+            rest = min(REST, min(deadline - AWAKE, chore) - time.monotonic())
+            time.sleep(max(rest, 0.0))
+        with self._lock:
+            self.serve_pass(watchdog, ready)
 
     def serve_pass(self, watchdog: Watchdog, ready: set[int], read: bool = False) -> None:
         """Act on what has happened by now.
@@ -135,8 +144,7 @@ class ServerLoop:
             self._unapplied = results, now
             watchdog.receive(results, now, self._source.written_by)
             self._unapplied = None
-            self._fast = len(results) >= MANY or now.monotonic - self._last_chunk < FAST
-            self._last_chunk = now.monotonic
+        self._busy = len(results) >= MANY
 
     def watch(self, process: ProcessHandle) -> None:
         """Have ``watchdog.process_exited`` called when this process ends."""
@@ -171,14 +179,6 @@ class ServerLoop:
             self._source.close()
             self._waiter.close()
 
-    def _wait_until(self, watchdog: Watchdog) -> float:
-        beat = time.monotonic() + self._max_interval
-        if self._unwatched:
-            beat = min(beat, self._next_look)
-        with self._lock:
-            deadline = watchdog.next_deadline()
-        return beat if deadline is None else min(beat, deadline)
-
     def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
         # A whole job may exit at once; the next pass, which comes at once, sees the others.
         for fd in itertools.islice(ready & self._watched.keys(), MOST_EXITS):
@@ -187,10 +187,3 @@ class ServerLoop:
             watchdog.forget_dead(self._unwatched, now)
             cost = time.monotonic() - now.monotonic
             self._next_look = now.monotonic + max(DEATH_POLL, 20 * cost)
-
-    def _rest(self, watchdog: Watchdog) -> None:
-        if self._fast:
-            self._fast = False
-            rest = min(REST, self._wait_until(watchdog) - time.monotonic())
-            if rest > 0:
-                time.sleep(rest)

@@ -79,6 +79,8 @@ class Reaper:
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do; None: not foreseen."""
+        if not self._dying and not self._orphans:
+            return None
         steps = [dying.next_step for dying in self._dying.values() if dying.next_step is not None]
         steps += [at for at, _ in self._orphans]
         return min(steps, default=None)

@@ -99,9 +99,7 @@ def replay_table(
             results = own_records(chunk)
         else:
             results = decoder.feed(chunk.data)
-        for result in results:
-            if isinstance(result, Record):
-                table.apply(result, received)
+        table.apply([result for result in results if isinstance(result, Record)], received)
         # The state that a file begins with was not acted on yet: its server may have taken it over
         # with timers that were due, and have died in its first pass.
         if i + 1 < len(chunks) and not chunk.own and not chunk.start:

@@ -8,13 +8,13 @@ conformance driver, and over the journal of a server that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from filetimer.server.deadlines import Deadlines
+from filetimer.server.deadlines import Deadlines, Key
 from filetimer.server.policy import Policy
 from filetimer.wire.decoder import UNSET, Record
 
@@ -29,9 +29,6 @@ __all__ = [
     "Worker",
     "deadline_of",
 ]
-
-Key = str | tuple[str, int]
-"""Within a worker: the scope, or the scope and the token (SPEC S-2)."""
 
 HELD_TOKEN = -1
 """The token of a timer that the server sets itself: when a held-back signal is due at the latest.
@@ -139,8 +136,8 @@ class TimerTable(Generic[P]):
         self._host = host
         self._open_process = open_process
         self._observer = observer
-        self._deadlines = Deadlines(self._is_live)
-        self._warnings = Deadlines(self._is_live)
+        self._deadlines = Deadlines(self._is_set)
+        self._warnings = Deadlines(self._is_set)
         self._report_only, self._warn_after = policy.report_only, policy.warn_after
         self._too_young = too_young
         self._batch: Now | None = None  # the receipt that is being applied
@@ -148,40 +145,40 @@ class TimerTable(Generic[P]):
         self._count = 0
         self._max_timers = MAX_TIMERS
 
-    def apply(self, record: Record, now: Now) -> None:
-        """Let one record take effect (SPEC S-1).  ``now`` is when it was received."""
-        worker = self.workers.get(record.pid)
-        release = record.expiration_time < 0  # SPEC R-9
-        if worker is None or not (
-            # Most records say who they are from in full; the call would cost them a tenth.
-            (record.start_time == worker.start_time and record.pid_ns == self._host.pid_ns)
-            or self._is_from(record, worker)
-        ):
+    def apply(self, records: Iterable[Record], now: Now) -> None:
+        """Let records take effect, in order (SPEC S-1).  ``now`` is when they were received."""
+        # Whatever a server does for every record is in this loop: each call would show.
+        workers, pid_ns, schedule = self.workers, self._host.pid_ns, self._deadlines.add
+        for record in records:
+            worker = workers.get(record.pid)
+            release = record.expiration_time < 0.0  # SPEC R-9
+            if worker is None or not (
+                # Most records say who they are from in full.
+                (record.start_time == worker.start_time and record.pid_ns == pid_ns)
+                or self._is_from(record, worker)
+            ):
+                # SPEC S-4, S-12: such a release matches none
+                worker = None if release else self._admit(record, now)
+                if worker is None:
+                    continue
+            token = record.token
+            key = record.scope_id if token is UNSET else (record.scope_id, token)
+            timers = worker.timers
             if release:
-                return  # SPEC S-4, S-12: it matches none
-            worker = self._admit(record, now)
-            if worker is None:
-                return
-        token = record.token
-        key = record.scope_id if token is UNSET else (record.scope_id, token)
-        timers = worker.timers
-        if release:
-            if timers.pop(key, None) is not None:  # SPEC S-4
-                self._count -= 1
-            return
-        if record.deadline is UNSET:  # SPEC S-5
-            record.deadline = now.monotonic + (record.expiration_time - now.wall)
-        before = len(timers)
-        timers[key] = record  # SPEC S-3
-        if len(timers) > before:
-            if before >= MAX_TIMERS_OF_WORKER or self._count >= self._max_timers:
-                del timers[key]
-                self._observer.refused(record, "limit")
-                return
-            self._count += 1
-        self._deadlines.add((record.deadline, record))
-        if self._warn_after is not None:
-            self._schedule_warning(record, now.monotonic)
+                if timers.pop(key, None) is not None:  # SPEC S-4
+                    self._count -= 1
+                continue
+            if record.deadline is UNSET:  # SPEC S-5
+                record.deadline = now.monotonic + (record.expiration_time - now.wall)
+            if key not in timers:
+                if len(timers) >= MAX_TIMERS_OF_WORKER or self._count >= self._max_timers:
+                    self._observer.refused(record, "limit")
+                    continue
+                self._count += 1
+            timers[key] = record  # SPEC S-3
+            schedule((record.deadline, record, timers, key))
+            if self._warn_after is not None:
+                self._schedule_warning(worker, key, now.monotonic)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline, in monotonic seconds; None without timers."""
@@ -234,7 +231,7 @@ class TimerTable(Generic[P]):
         key = _key(timer)
         self._count += key not in worker.timers
         worker.timers[key] = timer
-        self._deadlines.add((deadline_of(timer), timer))
+        self._deadlines.add((deadline_of(timer), timer, worker.timers, key))
 
     def postpone(self, worker: Worker[P], seconds: float, not_before: float) -> None:
         """Move all deadlines of a worker by so much, and at least to ``not_before``."""
@@ -242,7 +239,7 @@ class TimerTable(Generic[P]):
             deadline = max(deadline_of(timer) + seconds, not_before)
             moved = msgspec.structs.replace(timer, deadline=deadline)
             worker.timers[key] = moved
-            self._deadlines.add((deadline, moved))
+            self._deadlines.add((deadline, moved, worker.timers, key))
 
     def stop_growing(self) -> None:
         """Take no more timers than there are: there is no memory for them."""
@@ -255,9 +252,9 @@ class TimerTable(Generic[P]):
             return
         self.workers[worker.pid] = worker
         self._count += len(worker.timers)
-        for timer in worker.timers.values():
-            self._deadlines.add((deadline_of(timer), timer))
-            self._schedule_warning(timer, monotonic)
+        for key, timer in worker.timers.items():
+            self._deadlines.add((deadline_of(timer), timer, worker.timers, key))
+            self._schedule_warning(worker, key, monotonic)
 
     def forget(self, worker: Worker[P]) -> None:
         """Remove a worker that has exited, and its timers (SPEC S-10)."""
@@ -266,13 +263,13 @@ class TimerTable(Generic[P]):
             self._drop_timers(worker)
             worker.process.close()
 
-    def _schedule_warning(self, timer: Record, received: float) -> None:
-        warn_after = self._warn_after
+    def _schedule_warning(self, worker: Worker[P], key: Key, received: float) -> None:
+        warn_after, timer = self._warn_after, worker.timers[key]
         if warn_after is not None:
             allowed = deadline_of(timer) - received
             seconds = warn_after * allowed if warn_after < 1 else warn_after
             if 0 < seconds < allowed:
-                self._warnings.add((received + seconds, timer))
+                self._warnings.add((received + seconds, timer, worker.timers, key))
 
     def _drop_timers(self, worker: Worker[P]) -> None:
         self._count -= len(worker.timers)
@@ -361,13 +358,9 @@ class TimerTable(Generic[P]):
             self._drop_timers(worker)
         return Expiry(worker, timers, decisive)
 
-    def _is_live(self, record: Record) -> bool:
+    def _is_set(self, record: Record) -> bool:
         worker = self.workers.get(record.pid)
-        if worker is None:
-            return False
-        token = record.token  # as in _key, without its call: this is asked for every acquire
-        key = record.scope_id if token is UNSET else (record.scope_id, token)
-        return worker.timers.get(key) is record
+        return worker is not None and worker.timers.get(_key(record)) is record
 
 
 def _key(record: Record) -> Key:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from filetimer import debug_info_logging
 from filetimer.server import events
@@ -31,6 +32,7 @@ __all__ = ["Watchdog"]
 logger = logging.getLogger("filetimer")
 
 DEFAULT = Policy()
+NEVER = float("inf")
 
 
 def _nothing(process: ProcessHandle) -> None:
@@ -93,7 +95,7 @@ class Watchdog:
 
     def receive(
         self,
-        results: Iterable[Record | Rejection | Garbage],
+        results: Sequence[Record | Rejection | Garbage],
         now: Now,
         written_by: Callable[[Now], float] = lambda now: now.monotonic,
     ) -> None:
@@ -103,28 +105,27 @@ class Watchdog:
         fails for want of memory, it may be called again with the same results.
         """
         self._written_by = lambda: written_by(now)
-        apply = self.table.apply
-        rejected: list[Rejection | Garbage] = []
-        for result in results:
-            if isinstance(result, Record):
-                apply(result, now)
-            else:
-                rejected.append(result)
-        self._backlog.add(rejected)
+        records = [result for result in results if result.__class__ is Record]
+        self.table.apply(records, now)
+        if len(records) < len(results):
+            self._backlog.add([result for result in results if not isinstance(result, Record)])
 
     def is_due(self, monotonic: float) -> bool:
         """Whether ``enforce`` has somebody to reap."""
-        known = (self.table.next_deadline(), self.reaper.next_deadline())
-        return any(deadline is not None and deadline <= monotonic for deadline in known)
+        return self.next_due() <= monotonic
 
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
+        if min(self.next_due(), self.next_chore()) > monotonic and not self.holding.is_holding:
+            return False
         if self._stopped is not None and self._stopped.hold(self.table, monotonic):
             self._deadlines_moved = True
         expiries = self.table.expire(monotonic)
         kills = self.holding.due(expiries)
         outcomes = [self._reap(expiry, monotonic) for expiry in expiries]
         self._kill(kills, monotonic)
+        if kills or any(outcomes):
+            _yield_core()
         for expiry, outcome in zip(expiries, outcomes, strict=True):
             self._report_expiry(expiry, outcome, monotonic)
         self.reaper.tick(monotonic)
@@ -150,18 +151,25 @@ class Watchdog:
         moved, self._deadlines_moved = self._deadlines_moved, False
         return moved
 
-    def next_deadline(self) -> float | None:
-        """When ``enforce`` has something to do next; None: not foreseen."""
+    def next_due(self) -> float:
+        """When ``enforce`` has somebody to reap; infinity: never, as far as is known."""
+        deadline, step = self.table.next_deadline(), self.reaper.next_deadline()
+        if deadline is None or (step is not None and step < deadline):
+            deadline = step
+        return NEVER if deadline is None else deadline
+
+    def next_chore(self) -> float:
+        """When ``enforce`` has something else to do, in which a millisecond does not matter."""
         if self._backlog:
             return 0.0
-        known = [
-            self.table.next_deadline(),
-            self.table.next_warning(),
-            self.reaper.next_deadline(),
-            self._reporter.next_flush,
-            self._stopped.next_look(self.table) if self._stopped is not None else None,
-        ]
-        return min((deadline for deadline in known if deadline is not None), default=None)
+        warning, flush = self.table.next_warning(), self._reporter.next_flush
+        chore = NEVER if warning is None else warning
+        if flush is not None and flush < chore:
+            chore = flush
+        if self._stopped is not None:
+            look = self._stopped.next_look(self.table)
+            chore = chore if look is None else min(chore, look)
+        return chore
 
     def out_of_memory(self) -> None:
         """Go on with the timers that there are."""
@@ -280,6 +288,15 @@ class Watchdog:
                 count=count if count > 1 else None,
                 detail=functools.partial(_in_words, bad),
             )
+
+
+def _yield_core() -> None:
+    """Let those who were signalled run before we go on.
+
+    The kernel may have them wait for this very core: a third of a millisecond, measured.
+    """
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 def _in_words(bad: Rejection) -> str:

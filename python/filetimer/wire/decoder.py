@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -157,7 +158,7 @@ def _decode_lines(data: bytes, oversize_head: bytes | None) -> Received:
     """The verdicts on whole lines.  ``oversize_head``: as in :func:`judge_line`, of the first."""
     if oversize_head is None and _fits(data) and _is_utf8(data):
         try:
-            return list(map(_decode, data[:-1].split(b"\n")))
+            return list(map(_decode, BytesIO(data)))  # faster than split; an LF is white space
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # at least one is bad: judge them one by one
     results: Received = []
