@@ -163,18 +163,21 @@ class Process:
 
 
 class Server(Process):
-    """A server under test, in a process of its own."""
+    """A server under test, in a process of its own; its journal is in memory, as it always is."""
 
     def __init__(self, kind: str, path: Path) -> None:
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        self._runtime = tempfile.TemporaryDirectory(prefix="filetimer-bench-", dir=memory)
         super().__init__(
             sys.executable, "-m", "bench.serve", kind, path,
-            environment={
-                **PYTHON_ENVIRONMENT,
-                "FILETIMER_RUNTIME_DIR": str(path.parent / "runtime"),
-            },
+            environment={**PYTHON_ENVIRONMENT, "FILETIMER_RUNTIME_DIR": self._runtime.name},
         )  # fmt: skip
         self.kind, self.path = kind, path
         self.hear()
+
+    def close(self) -> None:
+        super().close()
+        self._runtime.cleanup()
 
     def cpu(self) -> float:
         """Seconds of CPU time that the process has used."""

@@ -14,13 +14,22 @@
  *         writes a record every INTERVAL seconds; tells the median and the p99 of what a
  *         write took, in seconds
  *
+ *     worker watch
+ *         for each line PID: tells that it watches, and when that process has died
+ *         (monotonic seconds)
+ *     worker kill
+ *         for each line PID MOMENT: is awake then, and kills that process, with nothing
+ *         else to do: what a server can be compared with
+ *
  * FLAGS are those of filetimer_init.
  */
 #include <filetimer.h>
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #define HOUR 3600.0
 
@@ -176,9 +185,51 @@ static int pace(double interval, long records)
     return 0;
 }
 
+static int open_process(pid_t pid)
+{
+    const int fd = (int)syscall(434, pid, 0); /* pidfd_open, on every architecture */
+    if (fd < 0)
+        exit(1);
+    return fd;
+}
+
+static int watch(void)
+{
+    long pid;
+    while (scanf("%ld", &pid) == 1) {
+        struct pollfd process = {open_process((pid_t)pid), POLLIN, 0};
+        printf("watching\n");
+        fflush(stdout);
+        if (poll(&process, 1, 60000) != 1)
+            return 1;
+        printf("%.9f\n", now());
+        fflush(stdout);
+        close(process.fd);
+    }
+    return 0;
+}
+
+static int kill_in_time(void)
+{
+    long pid;
+    double moment;
+    while (scanf("%ld %lf", &pid, &moment) == 2) {
+        const int process = open_process((pid_t)pid);
+        wait_until(moment);
+        if (syscall(424, process, SIGKILL, NULL, 0) != 0) /* pidfd_send_signal */
+            return 1;
+        close(process);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
+    if (strcmp(what, "watch") == 0)
+        return watch();
+    if (strcmp(what, "kill") == 0)
+        return kill_in_time();
     if (argc < 6 || filetimer_init(&client, argv[2], SIGKILL, (unsigned)atoi(argv[3])) <= 0)
         return 2;
     if (strcmp(what, "victim") == 0 && argc == 7)

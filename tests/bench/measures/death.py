@@ -1,16 +1,16 @@
-"""From a deadline to the death of the worker, as a third process sees it through a pidfd."""
+"""From a deadline to the death of the worker, as a third process sees it through a pidfd.
+
+Beside it: what a program in C takes that is awake at the deadline and does nothing but signal.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import select
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.bed import Process, Server, folder, has_torch, server, worker
+from bench.bed import DrainedFifo, Process, Server, compiled, folder, has_torch, server, worker
 from bench.samples import Effort, Spread, spread
 from bench.table import Row, Target
 
@@ -25,27 +25,32 @@ FREEING = (
 def rows(effort: Effort) -> Iterator[Row]:
     size = BIG if _memory_available() > 1.5 * BIG else BIG // 8
     small: dict[int, list[float]] = {1: [], 1000: []}
-    big, torch_small, torch_big = [], [], []
+    big, bare, torch_small, torch_big = [], [], [], []
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(folder())
+        watcher = stack.enter_context(watching(where))
+        killer = stack.enter_context(Process(compiled("worker.c", where), "kill"))
+        fifo = DrainedFifo(where / "nobody reads this")
         ours = stack.enter_context(server("ours", where))
-        torch_death = stack.enter_context(_torch_deaths(where)) if has_torch() else None
+        torch_death = stack.enter_context(_torch_deaths(where, watcher)) if has_torch() else None
         for i in range(effort(100, 12)):
             for timers, samples in small.items():
-                samples.append(_death(where, ours, timers, 0))
+                samples.append(_death(where, watcher, ours, timers, 0))
+            bare.append(_bare_death(where, watcher, killer, fifo))
             if torch_death and i % 5 == 0:
                 torch_small.append(torch_death(1, 0))
         for i in range(effort(9, 2)):
-            big.append(_death(where, ours, 1, size))
+            big.append(_death(where, watcher, ours, 1, size))
             if torch_death and i % 2 == 0:
                 torch_big.append(torch_death(1, size))
     torchs = spread(torch_small) if torch_small else None
+    limit = f"a signal from C, and nothing else: {spread(bare).text('ms')}"
     for timers, samples in small.items():
         ours_ = spread(samples)
         yield Row(
             f"deadline to death, small worker, {timers} live timer{'s' * (timers > 1)}",
             f"{ours_.text('ms')}, p99 {ours_.p99 * 1e3:.3g} ms",
-            f"torch, 1 timer: {torchs.text('ms')}" if torchs else "",
+            f"torch, 1 timer: {torchs.text('ms')}; {limit}" if torchs else limit,
             _targets(ours_, torchs),
         )
     yield Row(
@@ -66,35 +71,41 @@ def _targets(ours: Spread, torchs: Spread | None) -> tuple[Target, ...]:
     )
 
 
-def _death(where: Path, ours: Server, timers: int, size: int) -> float:
+def _death(where: Path, watcher: Process, ours: Server, timers: int, size: int) -> float:
     with worker(where, "victim", ours.path, "ours", timers, size, _after()) as victim:
-        return watched(victim)
+        return watched(watcher, victim)
+
+
+def _bare_death(where: Path, watcher: Process, killer: Process, fifo: DrainedFifo) -> float:
+    with worker(where, "victim", Path(fifo.path), "ours", 1, 0, _after()) as victim:
+        return watched(watcher, victim, killer)
 
 
 def _after() -> float:
     return AFTER + random.uniform(0, PHASES)
 
 
-def watched(victim: Process) -> float:
-    """Seconds from the deadline of a victim to its death."""
-    pidfd = os.pidfd_open(victim.pid)
-    try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        victim.tell()
-        deadline = float(victim.hear())
-        if not poller.poll(60_000):
-            raise TimeoutError("the server did not kill")
-        return time.monotonic() - deadline
-    finally:
-        os.close(pidfd)
+def watching(where: Path) -> Process:
+    """The process that sees others die."""
+    return Process(compiled("worker.c", where), "watch")
+
+
+def watched(watcher: Process, victim: Process, killer: Process | None = None) -> float:
+    """Seconds from the deadline of a victim to its death, by a server's hand or a killer's."""
+    watcher.tell(str(victim.pid))
+    watcher.hear()
+    victim.tell()
+    deadline = float(victim.hear())
+    if killer is not None:
+        killer.tell(f"{victim.pid} {deadline:.6f}")
+    return float(watcher.hear()) - deadline
 
 
 class _torch_deaths:
     """A process that has imported torch, and forks a server for each death."""
 
-    def __init__(self, where: Path) -> None:
-        self._where = where
+    def __init__(self, where: Path, watcher: Process) -> None:
+        self._where, self._watcher = where, watcher
         self._server = Server("torch-each", where / "none")
         self._number = 0
 
@@ -110,7 +121,7 @@ class _torch_deaths:
         self._server.tell(str(path))
         self._server.hear()
         with worker(self._where, "victim", path, "torch", timers, size, _after()) as victim:
-            took = watched(victim)
+            took = watched(self._watcher, victim)
         self._server.hear()  # it has killed itself
         return took
 

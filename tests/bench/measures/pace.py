@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.bed import folder, scheduled, server, worker
-from bench.measures.death import watched
+from bench.measures.death import watched, watching
 from bench.samples import Effort, spread
 from bench.table import Row, Target
 
@@ -19,7 +19,7 @@ ON_TIME = 1.0  # milliseconds at the median, while records come
 
 def rows(effort: Effort) -> Iterator[Row]:
     seconds = effort(6, 2)
-    with folder() as where, server("ours", where) as ours:
+    with folder() as where, server("ours", where) as ours, watching(where) as watcher:
         for interval in INTERVALS:
             records = int(seconds / interval)
             with worker(where, "pace", ours.path, "ours", interval, records) as writer:
@@ -28,7 +28,7 @@ def rows(effort: Effort) -> Iterator[Row]:
                 late = []
                 for _ in range(effort(12, 4)):  # 0.2 s each: while the writer writes
                     with worker(where, "victim", ours.path, "ours", 1, 0, 0.2) as victim:
-                        late.append(watched(victim))
+                        late.append(watched(watcher, victim))
                 median, p99 = map(float, writer.hear().split())
                 cpu = (scheduled(ours.pid)[0] - before) / records
             lateness = spread(late)
