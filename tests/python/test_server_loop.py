@@ -170,10 +170,27 @@ class Victim:
         return True
 
     def send_signal(self, signum: int) -> None:
-        self._log.append(f"signal {self.pid}")
+        self._log.append(f"signal {signum} to {self.pid}")
 
     def close(self) -> None:
         pass
+
+
+def test_a_signal_is_rehearsed_with_one_that_is_none(clock: VirtualClock) -> None:
+    log: list[str] = []
+    loop, watchdog = loop_of(0)
+    watchdog.table._open_process = lambda pid: Victim(pid, log)  # type: ignore[assignment,return-value]
+    deadline = clock.now + 1.0
+    watchdog.receive([Record(1, 50, "a", 0.0, 9, deadline=deadline)], Now(clock.now, 0.0))
+    while clock.now < deadline - AWAKE:
+        assert log == []
+        loop.serve_once(watchdog)
+    while clock.now < deadline:
+        loop.serve_once(watchdog)
+    loop.serve_once(watchdog)
+    loop.close(watchdog)
+    assert set(log) == {"signal 0 to 50", "signal 9 to 50"}
+    assert log.index("signal 9 to 50") == len(log) - 1
 
 
 def test_the_signalled_run_before_they_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +203,7 @@ def test_the_signalled_run_before_they_are_reported(monkeypatch: pytest.MonkeyPa
     watchdog.enforce(10.5)
     assert log == []
     watchdog.enforce(11.0)
-    assert log[:3] == ["signal 50", "signal 51", "yield"]
+    assert log[:3] == ["signal 9 to 50", "signal 9 to 51", "yield"]
     assert log[3:] == ["timer expired", "kill worker process"] * 2
 
 

@@ -45,6 +45,10 @@ class Deadlines:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
+    def first(self) -> Record | None:
+        """The first timer that is set; None without any."""
+        return None if self.next() is None else self._heap[0][2]
+
     def pop(self, until: float) -> Record | None:
         """Take the first timer that is set and due by ``until``; None if there is none."""
         at = self.next()

@@ -111,6 +111,8 @@ class ServerLoop:
             rest = min(REST, min(deadline - AWAKE, chore) - time.monotonic())
             time.sleep(max(rest, 0.0))
         with self._lock:
+            if 0 < deadline - time.monotonic() < AWAKE:
+                watchdog.rehearse()
             self.serve_pass(watchdog, ready)
 
     def serve_pass(self, watchdog: Watchdog, ready: set[int], read: bool = False) -> None:

@@ -9,7 +9,6 @@ conformance driver, and over the journal of a server that is gone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -87,16 +86,26 @@ class Worker(Generic[P]):
         self.timers: dict[Key, Record] = {}
 
 
-@dataclass(frozen=True)
 class Expiry(Generic[P]):
     """What is due for one worker: its expired timers, earliest first.
 
-    ``decisive`` is the timer whose signal is sent; None where all are report-only.
+    ``decisive`` is the timer whose signal is sent; None where all are report-only.  ``dropped``
+    are the timers that go with the worker: freeing them must not come before the signal.
     """
 
-    worker: Worker[P]
-    timers: list[Record]
-    decisive: Record | None
+    __slots__ = ("decisive", "dropped", "timers", "worker")
+
+    def __init__(
+        self,
+        worker: Worker[P],
+        timers: list[Record],
+        decisive: Record | None,
+        dropped: dict[Key, Record] | None = None,
+    ) -> None:
+        self.worker = worker
+        self.timers = timers
+        self.decisive = decisive
+        self.dropped = dropped
 
 
 class Observer(Protocol[P]):
@@ -184,6 +193,11 @@ class TimerTable(Generic[P]):
         """The earliest deadline, in monotonic seconds; None without timers."""
         return self._deadlines.next()
 
+    def next_worker(self) -> Worker[P] | None:
+        """Whose deadline that is."""
+        timer = self._deadlines.first()
+        return None if timer is None else self.workers[timer.pid]
+
     def next_warning(self) -> float | None:
         """When the next timer is overdue; None: none is foreseen."""
         return self._warnings.next()
@@ -222,9 +236,7 @@ class TimerTable(Generic[P]):
         worker = self.workers.get(pid)
         if worker is None:
             return []
-        timers = list(worker.timers.values())
-        self._drop_timers(worker)
-        return timers
+        return list(self._drop_timers(worker).values())
 
     def set_own(self, worker: Worker[P], timer: Record) -> None:
         """Set a timer of the server's own; its token is ``HELD_TOKEN``."""
@@ -271,9 +283,10 @@ class TimerTable(Generic[P]):
             if 0 < seconds < allowed:
                 self._warnings.add((received + seconds, timer, worker.timers, key))
 
-    def _drop_timers(self, worker: Worker[P]) -> None:
-        self._count -= len(worker.timers)
-        worker.timers.clear()
+    def _drop_timers(self, worker: Worker[P]) -> dict[Key, Record]:
+        dropped, worker.timers = worker.timers, {}
+        self._count -= len(dropped)
+        return dropped
 
     def _is_from(self, record: Record, worker: Worker[P]) -> bool:
         """Whether the record comes from this very process, as far as it says (SPEC S-12)."""
@@ -354,9 +367,8 @@ class TimerTable(Generic[P]):
         decisive = next((timer for timer in timers if timer.signal > 0), None)
         if self._report_only:  # SPEC S-20
             decisive = None
-        if decisive is not None:
-            self._drop_timers(worker)
-        return Expiry(worker, timers, decisive)
+        dropped = None if decisive is None else self._drop_timers(worker)
+        return Expiry(worker, timers, decisive, dropped)
 
     def _is_set(self, record: Record) -> bool:
         worker = self.workers.get(record.pid)
