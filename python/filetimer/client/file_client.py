@@ -74,14 +74,14 @@ class FileTimerClient(TimerClient):
         is too long for a record, ValueError for an empty scope or a time that is negative or not
         finite.
         """
-        if not 0 <= expiration_time < inf:
+        if not 0.0 <= expiration_time < inf:
             raise ValueError(
                 f"expiration_time must be a finite Unix time, 0 or more, not {expiration_time!r}"
             )
         templates = (self._mark[0] and self._known.get(scope_id)) or self._templates(scope_id)
         deadline = monotonic() + (expiration_time - wall())
         # Below zero: it expired before this boot.
-        record = templates.acquire % (expiration_time, deadline if deadline > 0 else 0.0)
+        record = templates.acquire % (expiration_time, deadline if deadline > 0.0 else 0.0)
         if len(record) > MAX_SENT:
             raise too_long(record, scope_id)
         try:
@@ -252,7 +252,7 @@ class FileTimerHandle:
         expiration_time = wall() + after
         record = self._templates.acquire_token % (
             expiration_time if expiration_time > 0 else 0.0,
-            deadline if deadline > 0 else 0.0,
+            deadline if deadline > 0.0 else 0.0,
             self._token,
         )
         if len(record) > MAX_SENT:
