@@ -26,7 +26,9 @@ from filetimer.server.events import EventReporter
 from filetimer.server.policy import Policy
 from filetimer.server.process import Listed, ProcessHandle, all_processes, open_process
 from filetimer.server.stopped import LOOK, StoppedWorkers
-from filetimer.server.timers import TimerTable
+from filetimer.server.timers import Host, Now, TimerTable
+from filetimer.server.watchdog import Watchdog
+from filetimer.wire.decoder import Record
 
 
 def world_with(**policy: Any) -> World:
@@ -266,6 +268,29 @@ class TestHoldStopped:
         moved = 2 + 6 * LOOK
         assert world.run_to(moved - 0.01) == [f"{7 * LOOK:g}: 12 a signal 9"]
         assert world.run_to(moved) == [f"{moved:g}: 11 a signal 9"]
+
+    @pytest.mark.parametrize("letter", ["S", "T"])
+    def test_time_without_timers_is_not_held(self, letter: str) -> None:
+        process = StoppableProcess(50)
+        process.start_time = None
+        watchdog: Any = Watchdog(Host(1), EventReporter(), policy=Policy(hold_stopped=True))
+        watchdog.table._open_process = lambda pid: process
+
+        def go(at: float, *records: Record) -> None:
+            watchdog.receive(records, Now(at, at))
+            watchdog.enforce(at)
+
+        go(0.0, Record(1, 50, "a", 10.0, 9))
+        process.letter = "T"
+        go(LOOK)
+        assert watchdog.table.next_deadline() > 10.0
+        process.letter = letter
+        go(1.5 * LOOK, Record(1, 50, "a", -1.0, 0))
+        go(3600.0, Record(1, 50, "b", 3610.0, 9))  # nobody looked for an hour
+        process.letter = "S"
+        go(3600.0 + LOOK)
+        go(3600.0 + 2 * LOOK)
+        assert watchdog.table.next_deadline() <= 3610.0 + 2 * LOOK
 
     def test_a_worker_that_is_stopped_for_long_never_expires(self) -> None:
         world, stopped = World(), StoppedWorkers(EventReporter())

@@ -15,11 +15,12 @@ from filetimer.server import loop as loop_module
 from filetimer.server import waiter as waiter_module
 from filetimer.server.events import EventReporter
 from filetimer.server.fifo import LARGE, SMALL, ServerFifo
-from filetimer.server.loop import MANY, REST, ServerLoop
+from filetimer.server.fifo_source import FifoSource
+from filetimer.server.loop import MANY, REST, ServerLoop, read_clocks
 from filetimer.server.timers import Host, Now
 from filetimer.server.waiter import AWAKE, PRECISE, Waiter
 from filetimer.server.watchdog import Watchdog
-from filetimer.wire.decoder import Record, Rejection
+from filetimer.wire.decoder import Record
 
 FOREVER = float("inf")
 MOMENT = 1e-6  # seconds that everything takes: else a virtual clock would stand still
@@ -73,7 +74,7 @@ def waiter(clock: VirtualClock) -> Iterable[Waiter]:
     waiter.close()
 
 
-@pytest.mark.parametrize("after", [0.0, 0.0001, 0.0015, 0.003, 0.01, 1.2345, 500.0])
+@pytest.mark.parametrize("after", [0.0001, 0.0015, 0.003, 0.01, 1.2345, 500.0])
 def test_it_is_awake_before_the_deadline_and_on_time(
     clock: VirtualClock, waiter: Waiter, after: float
 ) -> None:
@@ -97,15 +98,15 @@ def test_what_is_not_urgent_may_be_a_little_late(clock: VirtualClock, waiter: Wa
 
 
 class OneChunk:
-    """A source whose descriptor is always ready; it has so many records, once."""
+    """A source whose descriptor is always ready; it has these records, once."""
 
-    def __init__(self, records: int) -> None:
-        self.received: list[Record | Rejection] = [Record(1, 77, "a", -1.0, 0)] * records
+    def __init__(self, records: list[Record]) -> None:
+        self.received: list[Record] = records
 
     def fileno(self) -> int:
         return 99
 
-    def receive(self, now: Now, urgent: bool) -> list[Record | Rejection]:
+    def receive(self, now: Now, urgent: bool) -> list[Record]:
         received, self.received = self.received, []
         return received
 
@@ -123,7 +124,7 @@ class OneChunk:
 
 
 def loop_of(records: int) -> tuple[ServerLoop, Watchdog]:
-    source: Any = OneChunk(records)
+    source: Any = OneChunk([Record(1, 77, "a", -1.0, 0)] * records)
     return ServerLoop(source, threading.RLock(), 10.0), Watchdog(Host(1), EventReporter())
 
 
@@ -159,12 +160,16 @@ def test_no_rest_goes_beyond_a_deadline(clock: VirtualClock) -> None:
 
 
 class Victim:
-    pidfd = None
-    start_time = uid = time_ns = None
+    """A process, if need be with a descriptor as its pidfd."""
+
+    uid = time_ns = no_pidfd = None
     zombie = False
 
-    def __init__(self, pid: int, log: list[str]) -> None:
+    def __init__(
+        self, pid: int, log: list[str], start_time: int | None = None, pidfd: int | None = None
+    ) -> None:
         self.pid, self._log = pid, log
+        self.start_time, self.pidfd = start_time, pidfd
 
     def is_alive(self) -> bool:
         return True
@@ -173,7 +178,8 @@ class Victim:
         self._log.append(f"signal {signum} to {self.pid}")
 
     def close(self) -> None:
-        pass
+        if self.pidfd is not None:
+            os.close(self.pidfd)
 
 
 def test_a_signal_is_rehearsed_with_one_that_is_none(clock: VirtualClock) -> None:
@@ -207,6 +213,42 @@ def test_the_signalled_run_before_they_are_reported(monkeypatch: pytest.MonkeyPa
     assert log[3:] == ["timer expired", "kill worker process"] * 2
 
 
+def test_an_exit_is_that_of_its_process_though_the_descriptor_is_another_s_now() -> None:
+    """One batch: a recycled pid closes the pidfd of the dead, the next worker's gets its number."""
+    source: Any = OneChunk([])
+    alive, end_of_alive = os.pipe()
+    source.fileno = lambda: alive
+    loop = ServerLoop(source, threading.RLock(), 10.0)
+    log: list[str] = []
+    watchdog: Any = Watchdog(
+        Host(1), EventReporter(None, lambda e: log.append(f"{e.name} {e.pid}")),
+        watch=loop.watch, unwatch=loop.unwatch,
+    )  # fmt: skip
+    exited, end_of_exited = os.pipe()
+    alive, _ = os.pipe()
+    found: dict[int, tuple[int, int]] = {50: (1, exited)}
+    watchdog.table._open_process = lambda pid: Victim(
+        pid, log, found[pid][0], os.dup(found[pid][1])
+    )
+
+    def serve(ready: set[int], *starts: tuple[int, int]) -> None:
+        source.received = [
+            Record(2, pid, "a", 0.0, 9, deadline=1e9, start_time=start) for pid, start in starts
+        ]
+        loop.serve_pass(watchdog, ready)
+
+    serve(set(), (50, 1))
+    os.write(end_of_exited, b"x")
+    ready = loop._waiter.wait(FOREVER, FOREVER)
+    found = {50: (2, alive), 51: (3, alive)}
+    serve(ready, (50, 2), (51, 3))
+    assert sorted(watchdog.table.workers) == [50, 51]
+    assert log == ["worker exited 50"]
+    loop.close(watchdog)
+    for end in (alive, end_of_alive, exited, end_of_exited):
+        os.close(end)
+
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes have one size elsewhere")
 
 
@@ -227,6 +269,26 @@ def test_a_pipe_is_as_large_as_it_can_be_read_soon(tmp_path: Path) -> None:
         assert fifo.capacity == LARGE
     finally:
         fifo.close()
+
+
+@linux
+def test_a_source_tells_its_pipe_what_reading_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr("filetimer.server.fifo_source.time.thread_time", lambda: seconds[0])
+    fifo = ServerFifo(str(tmp_path / "timers"))
+    source = FifoSource(fifo, EventReporter())
+    sizes = []
+    for took in (0.001, 0.1, 0.1, 0.0001, 0.0001):
+        os.write(fifo.fd, b"x" * SMALL)
+        now = read_clocks()
+        source.receive(now, urgent=False)
+        sizes.append(fifo.capacity)
+        seconds[0] += took
+        source.keep([], now)
+    source.close()
+    assert sizes == [LARGE, LARGE, SMALL, SMALL, LARGE]
 
 
 @linux

@@ -18,9 +18,9 @@ __all__ = ["HeldFifo", "ServerFifo"]
 MODE = 0o600
 LOCK_TRIES, LOCK_RETRY = 5, 0.01  # seconds between tries
 
-# What is in the pipe when a deadline comes is read before the deadline is acted on (SPEC S-7), so a
-# pipe's full of records that take long delays a kill.  Of most it takes little, and many writers
-# that find room are a quarter faster than those that wait for it.
+# What is in the pipe when a deadline comes is read before the deadline is acted on (SPEC S-7), so
+# that a pipe full of what takes long delays a kill.  Most records take little, and 64 writers that
+# find room are half as fast again as those that wait for it.
 SMALL, LARGE = 1 << 16, 1 << 18  # bytes: room for some 350 records, or 1400
 SOON = 0.006  # seconds of CPU time that a pipe's full may take
 
@@ -65,8 +65,7 @@ class ServerFifo(HeldFifo):
 
     def __init__(self, path: str) -> None:
         super().__init__(path, lock=True)
-        self.capacity = _resize(self.fd, LARGE)
-        self._wanted = self.capacity
+        self.capacity = self._wanted = self._large = _resize(self.fd, LARGE)
 
     def read(self) -> bytes:
         """Everything that is in the pipe now: one read takes it all out, and no more."""
@@ -77,13 +76,13 @@ class ServerFifo(HeldFifo):
 
     @property
     def is_small(self) -> bool:
-        """Whether what comes takes so long that there is little room for it."""
+        """Whether there is little room: this system gives no more, or what comes takes long."""
         return self.capacity < LARGE
 
     def fit(self, taken: int, seconds: float) -> None:
         """Choose the pipe's size by the CPU seconds that it took to act on so many bytes."""
-        if 2 * taken >= self.capacity:
-            self._wanted = LARGE if LARGE / taken * seconds < SOON else SMALL
+        if 2 * taken >= SMALL:
+            self._wanted = self._large if LARGE / taken * seconds < SOON else SMALL
 
     def resize(self) -> None:
         """Give the pipe the chosen size; right after a read, for a full one cannot shrink."""

@@ -125,8 +125,8 @@ class FifoSource:
         self._offset, self._steady = offset, abs(offset - before) < STEADY
         # What was taken must not be lost: it stays with us until all of it is decoded.
         chunk = self._take(now)
-        self._fifo.resize()
         self._undecoded += chunk
+        self._fifo.resize()
         for _ in range(TURNS if self._fifo.is_small and not urgent else 0):
             if len(chunk) <= self._fifo.capacity - PIPE_BUF:
                 break  # nobody waits for room
@@ -157,7 +157,10 @@ class FifoSource:
                 self._give_journal_up(error)
 
     def keep(self, workers: Iterable[Worker[ProcessHandle]], now: Now, moved: bool = False) -> None:
-        """Compact the journal if it is full, or if deadlines ``moved``; begin one if it failed."""
+        """Compact the journal if it is full, or if deadlines ``moved``; begin one if it failed.
+
+        The pass is at its end, so that it is known, too, how large the pipe should be.
+        """
         if self._taken > PIPE_BUF:
             self._fifo.fit(self._taken, time.thread_time() - self._taken_at)
             self._taken = 0

@@ -6,7 +6,6 @@ Idle means asleep; ``max_interval`` bounds the sleep only so that progress can b
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -24,9 +23,9 @@ __all__ = ["ServerLoop", "Source", "read_clocks"]
 logger = logging.getLogger("filetimer")
 
 # A reader that takes every record at once is woken by every record, and the writers pay for that.
-# So what comes first waits a moment for more, unless so many come that they might fill the pipe.
+# So what comes first waits a moment for more, unless the pass before found many.
 REST = 0.001  # seconds
-MANY = 100  # records in one pass
+MANY = 100  # records: in another moment, some writers might fill the pipe
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
 MOST_EXITS = 100  # that are worked off in one pass: some milliseconds by which it may delay a kill
@@ -121,13 +120,15 @@ class ServerLoop:
         ``ready``: descriptors that can be read.  ``read``: whether to read what has come even if
         that could wait.
         """
+        # Who has exited is told by descriptors, and what is received may close and reuse them.
+        exited = [self._watched[fd] for fd in ready & self._watched.keys()]
         now = read_clocks()
         # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
-        urgent = watchdog.is_due(now.monotonic)
+        urgent = watchdog.is_due(now.monotonic + AWAKE)
         # SPEC X-1: a flood of garbage waits for us, not we for it.
         if urgent or read or not watchdog.is_behind:
             self._receive(watchdog, now, urgent)
-        self._see_exits(watchdog, ready, now)
+        self._see_exits(watchdog, exited, now)
         acted = watchdog.enforce(now.monotonic)
         notes = watchdog.take_notes()
         if acted or notes:
@@ -181,10 +182,10 @@ class ServerLoop:
             self._source.close()
             self._waiter.close()
 
-    def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
+    def _see_exits(self, watchdog: Watchdog, exited: list[ProcessHandle], now: Now) -> None:
         # A whole job may exit at once; the next pass, which comes at once, sees the others.
-        for fd in itertools.islice(ready & self._watched.keys(), MOST_EXITS):
-            watchdog.process_exited(self._watched[fd], now)
+        for process in exited[:MOST_EXITS]:
+            watchdog.process_exited(process, now)
         if self._unwatched and now.monotonic >= self._next_look:
             watchdog.forget_dead(self._unwatched, now)
             cost = time.monotonic() - now.monotonic

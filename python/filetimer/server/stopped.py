@@ -29,9 +29,10 @@ class StoppedWorkers:
         self._stopped: set[ProcessHandle] = set()
 
     def next_look(self, table: TimerTable[ProcessHandle]) -> float | None:
-        """When to look again; None without timers."""
+        """When to call :meth:`hold` again; None without timers."""
         if table.next_deadline() is None:
-            return None
+            # That there were none is to be noticed: while nobody looks, nobody is stopped.
+            return None if self._last_look is None else 0.0
         return 0.0 if self._last_look is None else self._last_look + LOOK
 
     def hold(self, table: TimerTable[ProcessHandle], now: float) -> bool:

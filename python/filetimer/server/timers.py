@@ -90,7 +90,7 @@ class Expiry(Generic[P]):
     """What is due for one worker: its expired timers, earliest first.
 
     ``decisive`` is the timer whose signal is sent; None where all are report-only.  ``dropped``
-    are the timers that go with the worker: freeing them must not come before the signal.
+    are the timers that go with the worker: kept, so that a signal need not wait for their freeing.
     """
 
     __slots__ = ("decisive", "dropped", "timers", "worker")
@@ -179,12 +179,12 @@ class TimerTable(Generic[P]):
                 continue
             if record.deadline is UNSET:  # SPEC S-5
                 record.deadline = now.monotonic + (record.expiration_time - now.wall)
-            if key not in timers:
-                if len(timers) >= MAX_TIMERS_OF_WORKER or self._count >= self._max_timers:
-                    self._observer.refused(record, "limit")
-                    continue
-                self._count += 1
+            new = key not in timers
+            if new and (len(timers) >= MAX_TIMERS_OF_WORKER or self._count >= self._max_timers):
+                self._observer.refused(record, "limit")
+                continue
             timers[key] = record  # SPEC S-3
+            self._count += new
             schedule((record.deadline, record, timers, key))
             if self._warn_after is not None:
                 self._schedule_warning(worker, key, now.monotonic)

@@ -16,7 +16,7 @@ import time
 
 __all__ = ["Waiter"]
 
-PRECISE = 0.001  # seconds before a deadline at which sleeping takes over
+PRECISE = 0.001  # seconds: half of the last stretch, in which sleeping takes over
 AWAKE = 0.0005  # seconds before a deadline that are not slept
 LONGEST = 86_400.0  # seconds; epoll's own limit is 2**31 milliseconds
 

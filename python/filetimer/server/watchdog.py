@@ -127,6 +127,7 @@ class Watchdog:
 
     def enforce(self, monotonic: float) -> bool:
         """Reap every worker that has a timer due; then say so.  Whether there was any."""
+        # Most passes end here: whatever is done below, one of these three must have foreseen.
         if min(self.next_due(), self.next_chore()) > monotonic and not self.holding.is_holding:
             return False
         if self._stopped is not None and self._stopped.hold(self.table, monotonic):
