@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import filetimer
@@ -36,13 +37,19 @@ def pairs(client: Any, count: int = BURST) -> Callable[[], None]:
     return burst
 
 
-def two_writes(fifo: DrainedFifo, client: Any, count: int = BURST) -> Callable[[], None]:
-    """``count`` times two ``os.write`` of the very bytes that a client sends."""
+def two_writes(
+    fifo: DrainedFifo, client: Any, count: int = BURST, into: Path | None = None
+) -> Callable[[], None]:
+    """``count`` times two ``os.write`` of the very bytes that a client of ``fifo`` sends.
+
+    ``into``: a server's FIFO to write them to; else it is the same one.
+    """
     fifo.drain()
     client.acquire(SCOPE, time.time() + 60)
     client.release(SCOPE)
     acquire, release = fifo.read().splitlines(keepends=True)
-    fd, write = fifo.writer(), os.write
+    fd = fifo.writer() if into is None else os.open(into, os.O_WRONLY | os.O_NONBLOCK)
+    write = os.write
 
     def burst() -> None:
         for _ in range(count):

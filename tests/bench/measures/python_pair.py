@@ -27,7 +27,9 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield from _beside_writes(effort)
     if has_torch():
         with folder() as where, server("ours", where) as ours, server("torch", where) as torchs:
-            yield from _bursts_beside_torch(effort, ours, torchs)
+            fifo = DrainedFifo(where / "fifo")
+            writes = two_writes(fifo, CLIENTS["FileTimerClient"](fifo.path), into=ours.path)
+            yield from _bursts_beside_torch(effort, ours, torchs, writes)
             yield from _cold_beside_torch(effort, ours, torchs)
 
 
@@ -48,9 +50,12 @@ def _beside_writes(effort: Effort) -> Iterator[Row]:
         )
 
 
-def _bursts_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator[Row]:
+def _bursts_beside_torch(
+    effort: Effort, ours: Server, torchs: Server, writes: Callable[[], None]
+) -> Iterator[Row]:
     clients = _clients(ours, torchs)
     bursts = {name: pairs(client) for name, client in clients.items()}
+    bursts["two os.write"] = writes
     with no_garbage():
         took = alternate(_timed(bursts, BURST), effort(40, 8), lambda: time.sleep(SETTLE))
     for name in CLIENTS:
@@ -58,7 +63,7 @@ def _bursts_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterat
         yield Row(
             f"pairs in bursts of {BURST}, `{name}`, each with its server",
             spread(took[name]).text("us"),
-            f"torch: {spread(took['torch']).text('us')}",
+            f"torch: {spread(took['torch']).text('us')}; {_limits(took, 'two os.write')}",
             (Target(ratio.median, "x faster", at_least=FASTER[name], digits=1),),
         )
 
@@ -71,19 +76,24 @@ def _cold_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator
     sides["least"] = _least(fd)
     took = alternate(_timed(sides, 1), effort(500, 100), lambda: time.sleep(0.01))
     os.close(fd)
-    limit = "; ".join(
-        f"{name}: {spread(took[side]).text('us')}, "
-        f"{ratios(took['torch'], took[side]).median:.1f}x faster"
-        for side, name in LIMITS.items()
-    )
+    limits = _limits(took, *LIMITS)
     for name in CLIENTS:
         ratio = ratios(took["torch"], took[name])
         yield Row(
             f"one pair every 10 ms, `{name}`, cold caches",
             spread(took[name]).text("us"),
-            f"torch: {spread(took['torch']).text('us')}; {limit}",
+            f"torch: {spread(took['torch']).text('us')}; {limits}",
             (Target(ratio.median, "x faster", at_least=FASTER_COLD, digits=1),),
         )
+
+
+def _limits(took: dict[str, list[float]], *sides: str) -> str:
+    """What bounds a client, and how much faster than torch's that is."""
+    return "; ".join(
+        f"{LIMITS[side]}: {spread(took[side]).text('us')}, "
+        f"{ratios(took['torch'], took[side]).median:.1f}x faster"
+        for side in sides
+    )
 
 
 def _clients(ours: Server, torchs: Server) -> dict[str, Any]:
