@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterable
@@ -172,7 +173,7 @@ class Victim:
         self.start_time, self.pidfd = start_time, pidfd
 
     def is_alive(self) -> bool:
-        return True
+        return self.pidfd is None or not select.select([self.pidfd], [], [], 0)[0]
 
     def send_signal(self, signum: int) -> None:
         self._log.append(f"signal {signum} to {self.pid}")

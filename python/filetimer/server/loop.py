@@ -6,6 +6,7 @@ Idle means asleep; ``max_interval`` bounds the sleep only so that progress can b
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -120,15 +121,13 @@ class ServerLoop:
         ``ready``: descriptors that can be read.  ``read``: whether to read what has come even if
         that could wait.
         """
-        # Who has exited is told by descriptors, and what is received may close and reuse them.
-        exited = [self._watched[fd] for fd in ready & self._watched.keys()]
         now = read_clocks()
         # SPEC S-7: `now` comes first.  Whatever was released by then is received below.
         urgent = watchdog.is_due(now.monotonic + AWAKE)
         # SPEC X-1: a flood of garbage waits for us, not we for it.
         if urgent or read or not watchdog.is_behind:
             self._receive(watchdog, now, urgent)
-        self._see_exits(watchdog, exited, now)
+        self._see_exits(watchdog, ready, now)
         acted = watchdog.enforce(now.monotonic)
         notes = watchdog.take_notes()
         if acted or notes:
@@ -182,10 +181,12 @@ class ServerLoop:
             self._source.close()
             self._waiter.close()
 
-    def _see_exits(self, watchdog: Watchdog, exited: list[ProcessHandle], now: Now) -> None:
+    def _see_exits(self, watchdog: Watchdog, ready: set[int], now: Now) -> None:
         # A whole job may exit at once; the next pass, which comes at once, sees the others.
-        for process in exited[:MOST_EXITS]:
-            watchdog.process_exited(process, now)
+        for fd in itertools.islice(ready & self._watched.keys(), MOST_EXITS):
+            process = self._watched[fd]
+            if not process.is_alive():  # since the wait, the descriptor may have become another's
+                watchdog.process_exited(process, now)
         if self._unwatched and now.monotonic >= self._next_look:
             watchdog.forget_dead(self._unwatched, now)
             cost = time.monotonic() - now.monotonic

@@ -44,7 +44,8 @@ def rows(effort: Effort) -> Iterator[Row]:
             if torch_death and i % 2 == 0:
                 torch_big.append(torch_death(1, size))
     torchs = spread(torch_small) if torch_small else None
-    limit = f"a signal from C, and nothing else: {spread(bare).text('ms')}"
+    least = spread(bare)
+    limit = f"a signal from C, and nothing else: {least.text('ms')}, p99 {least.p99 * 1e3:.3g} ms"
     for timers, samples in small.items():
         ours_ = spread(samples)
         yield Row(
