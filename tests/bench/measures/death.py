@@ -37,7 +37,7 @@ def rows(effort: Effort) -> Iterator[Row]:
             for timers, samples in small.items():
                 samples.append(_death(where, watcher, ours, timers, 0))
             bare.append(_bare_death(where, watcher, killer, fifo))
-            if torch_death and i % 5 == 0:
+            if torch_death and i % 2 == 0:
                 torch_small.append(torch_death(1, 0))
         for i in range(effort(9, 2)):
             big.append(_death(where, watcher, ours, 1, size))
