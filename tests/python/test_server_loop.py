@@ -47,7 +47,7 @@ class VirtualClock:
         self.now += seconds
 
     def poll(self, milliseconds: int) -> list[tuple[int, int]]:
-        """As epoll: late by what it likes, below a millisecond."""
+        """Late by what it likes, below a millisecond."""
         if not self.ready:
             self.now += (milliseconds + 0.9 * (milliseconds > 0)) / 1000
         return [(fd, 1) for fd in self.ready]
@@ -64,13 +64,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     clock = VirtualClock()
     monkeypatch.setattr(waiter_module, "time", clock)
     monkeypatch.setattr(waiter_module, "_new_poller", lambda: clock)
+    monkeypatch.setattr(waiter_module, "_new_epoll", lambda: None)
     monkeypatch.setattr(loop_module, "time", clock)
     return clock
 
 
 @pytest.fixture
 def waiter(clock: VirtualClock) -> Iterable[Waiter]:
-    waiter = Waiter()
+    waiter = Waiter(99)
     yield waiter
     waiter.close()
 
@@ -156,8 +157,7 @@ def test_no_rest_goes_beyond_a_deadline(clock: VirtualClock) -> None:
     clock.now = deadline - AWAKE / 2
     loop.serve_once(watchdog)
     loop.close(watchdog)
-    assert clock.slept[0] == REST
-    assert clock.slept[1] == 0.0
+    assert clock.slept == [REST]
 
 
 class Victim:

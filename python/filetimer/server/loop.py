@@ -73,8 +73,7 @@ class ServerLoop:
         self._source = source
         self._lock = lock
         self._max_interval = max_interval
-        self._waiter = Waiter()
-        self._waiter.register(source.fileno())
+        self._waiter = Waiter(source.fileno())
         self._watched: dict[int, ProcessHandle] = {}  # by pidfd
         self._unwatched: set[ProcessHandle] = set()  # looked at from time to time
         self._next_look = 0.0
@@ -109,7 +108,8 @@ class ServerLoop:
         ready = self._waiter.wait(min(beat, look, chore), deadline)
         if self._source.fileno() in ready and not self._busy:
             rest = min(REST, min(deadline - AWAKE, chore) - time.monotonic())
-            time.sleep(max(rest, 0.0))
+            if rest > 0:  # to sleep for no time at all takes a tenth of a millisecond
+                time.sleep(rest)
         with self._lock:
             if 0 < deadline - time.monotonic() < AWAKE:
                 watchdog.rehearse()

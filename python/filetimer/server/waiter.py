@@ -1,6 +1,10 @@
-"""Waiting: for descriptors, for a wake-up call, and precisely for a deadline.
+"""Waiting: for records, for exits, for a wake-up call, and precisely for a deadline.
 
-epoll counts in milliseconds, so it ends a millisecond or two before a deadline.  What is left is
+The source of records is polled, and not in an epoll: with that, the kernel would have somebody to
+tell of every single write, whether he waits or not, and its writer would pay for it, half as much
+again as for the write.  Processes may be many; they are in an epoll, which is polled, too.
+
+poll counts in milliseconds, so it ends a millisecond or two before a deadline.  What is left is
 slept, with the thread's timer slack set to its minimum, but for the last half of a millisecond:
 that is not waited for at all.  A sleeping core wakes up 0.05 ms late, and with cold caches, so the
 caller makes passes meanwhile; then the one that kills takes 0.05 ms, not 0.15.  Deadlines that come
@@ -18,26 +22,30 @@ __all__ = ["Waiter"]
 
 PRECISE = 0.001  # seconds: half of the last stretch, in which sleeping takes over
 AWAKE = 0.0005  # seconds before a deadline that are not slept
-LONGEST = 86_400.0  # seconds; epoll's own limit is 2**31 milliseconds
+LONGEST = 86_400.0  # seconds; poll's own limit is 2**31 milliseconds
 
 
 class Waiter:
-    """Waits for the descriptors registered with it, until a point of ``CLOCK_MONOTONIC``."""
+    """Waits for ``source``, and for what is registered, until a point of ``CLOCK_MONOTONIC``."""
 
-    def __init__(self) -> None:
-        self._poller = _new_poller()
+    def __init__(self, source: int) -> None:
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
-        self.register(self._wake_reader)
+        self._poller = _new_poller()
+        self._many = _new_epoll()
+        self._poller.register(source, select.POLLIN)
+        self._poller.register(self._wake_reader, select.POLLIN)
+        if self._many is not None:
+            self._poller.register(self._many.fileno(), select.POLLIN)
 
     def register(self, fd: int) -> None:
-        """Report ``fd`` when it can be read.  Raises OSError at the system's limits."""
-        self._poller.register(fd, select.POLLIN)
+        """Report ``fd``, too, when it can be read.  Raises OSError at the system's limits."""
+        (self._many or self._poller).register(fd, select.POLLIN)
 
     def unregister(self, fd: int) -> None:
         """Stop reporting ``fd``."""
-        self._poller.unregister(fd)
+        (self._many or self._poller).unregister(fd)
 
     def wait(self, until: float, deadline: float) -> set[int]:
         """The readable descriptors; empty when it ended for another reason.
@@ -62,7 +70,8 @@ class Waiter:
 
     def close(self) -> None:
         """Close what this object opened."""
-        getattr(self._poller, "close", lambda: None)()
+        if self._many is not None:
+            self._many.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
 
@@ -75,6 +84,9 @@ class Waiter:
                 os.read(self._wake_reader, 4096)
             except BlockingIOError:
                 pass
+        if self._many is not None and self._many.fileno() in ready:
+            ready.discard(self._many.fileno())
+            ready.update(fd for fd, _ in self._many.poll(0))
         return ready
 
 
@@ -87,19 +99,9 @@ def minimise_timer_slack() -> None:
         pass
 
 
-class _Epoll:
-    """epoll with poll's unit, milliseconds."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.register = self._epoll.register
-        self.unregister = self._epoll.unregister
-        self.close = self._epoll.close
-
-    def poll(self, milliseconds: int) -> list[tuple[int, int]]:
-        # Python rounds up to the next millisecond: stay below the whole one that is meant.
-        return self._epoll.poll(max(0.0, milliseconds - 0.1) / 1000)
+def _new_poller() -> select.poll:
+    return select.poll()
 
 
-def _new_poller() -> _Epoll | select.poll:
-    return _Epoll() if hasattr(select, "epoll") else select.poll()
+def _new_epoll() -> select.epoll | None:
+    return select.epoll() if hasattr(select, "epoll") else None
