@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +18,7 @@ from kit import PROTOCOL, REFERENCE, ROOT
 from filetimer.conformance import main, run
 from filetimer.conformance.cases import protocol_directory
 from filetimer.conformance.link import Driver, DriverFault, DriverHung
-from filetimer.conformance.session import Session
+from filetimer.conformance.session import Session, copy_of_environ
 
 HELLO = '{"name": "t", "language": "t", "versions": [1, 2], "roles": ["codec"]}'
 
@@ -156,6 +157,15 @@ def test_no_hello_is_a_fault(tmp_path: Path) -> None:
 def test_subject_inherits_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FILETIMER_PATH", "/tmp/of-the-caller")
     assert "FILETIMER_PATH" not in Session(["true"], 1).environment()
+
+
+def test_the_environment_may_change_while_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing(dict[str, str]):
+        def __iter__(self) -> Iterator[str]:
+            return iter(["HOME", "GONE_BY_NOW"])
+
+    monkeypatch.setattr(os, "environ", Changing(HOME="/root"))
+    assert copy_of_environ() == {"HOME": "/root"}
 
 
 # ------------------------------------------------------------------------------ the command line

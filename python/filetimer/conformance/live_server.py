@@ -27,7 +27,7 @@ from typing import Any
 from . import procfs
 from .cases import Case
 from .link import Driver, DriverFault, Message
-from .session import Session
+from .session import Session, copy_of_environ
 from .verdicts import Skip, expect
 
 _STRANGER = 65534  # "nobody": runs a worker that must be spared
@@ -42,7 +42,11 @@ class Worker:
     def __init__(self, *, ignores_sigterm: bool = False, user: int | None = None) -> None:
         script = ('trap "" TERM; ' if ignores_sigterm else "") + "echo; exec sleep 60"
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", script], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, user=user
+            ["/bin/sh", "-c", script],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            user=user,
+            env=copy_of_environ(),
         )
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it is set up

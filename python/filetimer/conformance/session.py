@@ -13,6 +13,16 @@ from .link import STARTUP, Driver, DriverFault, Message
 PATH_VARIABLES = ("FILETIMER_PATH", "TORCHELASTIC_TIMER_FILE")
 
 
+def copy_of_environ() -> dict[str, str]:
+    """`os.environ` at this moment, though another thread may be changing it (pytest does).
+
+    Children are to be given this: one that inherits reads the array of the C library, which a
+    change in another thread moves, and then it fails with "Bad address".
+    """
+    found = {name: os.environ.get(name) for name in list(os.environ)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 class Session:
     def __init__(self, command: Sequence[str], timeout: float) -> None:
         self.command = command
@@ -22,7 +32,7 @@ class Session:
         self._shared: Driver | None = None
 
     def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in PATH_VARIABLES}
+        kept = {key: value for key, value in copy_of_environ().items() if key not in PATH_VARIABLES}
         return {**kept, **(changes or {})}
 
     @contextmanager
