@@ -479,8 +479,9 @@ def server_survives_bad_lines(bench: Bench) -> None:
 def server_rescues_a_record_behind_half_a_line(bench: Bench) -> None:
     with bench.server():
         worker = bench.worker()
-        bench.send(bench.record(worker.pid, "dead writer")[:40])
-        bench.acquire(worker)
+        with bench.writer() as write:  # so that no reader sees an end of file between the two
+            write(bench.record(worker.pid, "dead writer")[:40])
+            bench.acquire(worker)
         bench.killed(worker)
 
 
