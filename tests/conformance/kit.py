@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filetimer.conformance.session import copy_of_environ
 
@@ -42,12 +43,15 @@ def tool(name: str) -> str:
     return path
 
 
+def finish(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What came of a command; subjects are built in threads, so it must not inherit."""
+    return subprocess.run(command, capture_output=True, text=True, env=copy_of_environ(), **options)
+
+
 def build(command: list[str], output: Path) -> Command:
     """A compiler's complaint is a failure, not a skip."""
     if not output.exists():
-        built = subprocess.run(
-            [*command, "-o", str(output)], capture_output=True, text=True, env=copy_of_environ()
-        )
+        built = finish([*command, "-o", str(output)])
         assert built.returncode == 0, built.stderr
     return (str(output),)
 
@@ -75,12 +79,7 @@ LIBRARIES = ("-ljansson", "-lm", "-lpthread")
 def jansson() -> list[str]:
     """The flags to compile with; jansson is Debian's libjansson-dev."""
     probe = [tool("cc"), "-E", "-x", "c", "-", "-o", os.devnull]
-    if (
-        subprocess.run(
-            probe, input=b"#include <jansson.h>", capture_output=True, env=copy_of_environ()
-        ).returncode
-        != 0
-    ):
+    if finish(probe, input="#include <jansson.h>").returncode != 0:
         raise Missing("jansson.h (Debian: libjansson-dev)")
     return ["-I", str(ROOT / "c" / "include")]
 
@@ -96,7 +95,7 @@ def torch(folder: Path) -> Command:
     """Torch may be installed beside us, or for another Python that TORCH_PYTHON names."""
     python = os.environ.get("TORCH_PYTHON", sys.executable)
     probe = [python, "-c", "import importlib.metadata as m; print(m.version('torch'))"]
-    found = subprocess.run(probe, capture_output=True, text=True, env=copy_of_environ())
+    found = finish(probe)
     if found.returncode != 0 or not found.stdout.startswith("2.13"):
         raise Missing(f"torch 2.13 for {python} (set TORCH_PYTHON)")
     return (python, str(DRIVERS / "torch_peer.py"))
