@@ -1087,12 +1087,13 @@ FILETIMER_API uint64_t filetimer_phase_of_(enum filetimer_phase_ phase, int pid)
     return (uint64_t)(unsigned)pid << 2 | (uint64_t)phase;
 }
 
-/* 1: it is yours to do, then store a phase; 0: it is being done. */
-FILETIMER_API int filetimer_take_on_(uint64_t *state, int pid)
+/* 1: it is yours to do, then store a phase; 0: it is being done, or has just been.
+ * `undone` is the state in which it was found so: a state that is read again here
+ * may be that of work which is done by now, and in use. */
+FILETIMER_API int filetimer_take_on_(uint64_t *state, uint64_t undone, int pid)
 {
     const uint64_t busy = filetimer_phase_of_(FILETIMER_BUSY_, pid);
-    uint64_t seen = FILETIMER_LOAD_(state);
-    return seen != busy && FILETIMER_SWAP_IF_(state, &seen, busy);
+    return undone != busy && FILETIMER_SWAP_IF_(state, &undone, busy);
 }
 
 /* ------------------------------------------------------- Who this process is */
@@ -1235,14 +1236,16 @@ FILETIMER_COLD_ filetimer_process_ *filetimer_process_slowly_(filetimer_process_
     filetimer_process_ *process = FILETIMER_LOAD_(&filetimer_shared_abi1.wiped);
     const int pid = (int)getpid();
     const uint64_t done = filetimer_phase_of_(FILETIMER_DONE_, pid);
+    uint64_t seen;
 
     if (process == NULL && !FILETIMER_LOAD_(&filetimer_shared_abi1.no_wiping))
         process = filetimer_map_();
     if (process == NULL)
         process = &filetimer_shared_abi1.kept;
-    if (FILETIMER_LOAD_(&process->state) == done)
+    seen = FILETIMER_LOAD_(&process->state);
+    if (seen == done)
         return process;
-    if (!filetimer_take_on_(&process->state, pid)) {
+    if (!filetimer_take_on_(&process->state, seen, pid)) {
         filetimer_look_in_the_mirror_(spare, pid);
         return spare;
     }
@@ -1648,11 +1651,12 @@ FILETIMER_COLD_ int filetimer_open_default_(double wait)
     const int saved = errno, pid = (int)getpid();
     filetimer_patience_ patience;
     int64_t give_up_us = 0;
+    uint64_t seen;
     int result = 0;
     patience.wait_us = filetimer_to_us_(wait >= 0 ? wait : (double)FILETIMER_WAIT_SECONDS);
     patience.until_us = INT64_MAX;
-    while (result == 0 && !filetimer_is_settled_(FILETIMER_LOAD_(&client->state_))) {
-        if (filetimer_take_on_(&client->state_, pid))
+    while (result == 0 && !filetimer_is_settled_(seen = FILETIMER_LOAD_(&client->state_))) {
+        if (filetimer_take_on_(&client->state_, seen, pid))
             filetimer_set_up_and_publish_(client, NULL, SIGKILL, 0);
         else
             result = filetimer_wait_(-1, patience, &give_up_us);
@@ -1692,9 +1696,9 @@ FILETIMER_API int filetimer_configure(const char *path, int signum, unsigned fla
 {
     filetimer_client *client = &filetimer_shared_abi1.client;
     const int saved = errno;
+    const uint64_t seen = FILETIMER_LOAD_(&client->state_);
     int result = -EBUSY;
-    if (!filetimer_is_settled_(FILETIMER_LOAD_(&client->state_)) &&
-        filetimer_take_on_(&client->state_, (int)getpid()))
+    if (!filetimer_is_settled_(seen) && filetimer_take_on_(&client->state_, seen, (int)getpid()))
         result = filetimer_set_up_and_publish_(client, path, signum, flags);
     errno = saved;
     return result;

@@ -905,16 +905,27 @@ static void *use_the_default(void *result)
     return NULL;
 }
 
+static int lowest_free_descriptor(void)
+{
+    const int fd = dup(0);
+    CHECK(fd >= 0);
+    close(fd);
+    return fd;
+}
+
 static void threads_open_the_default(void)
 {
     pthread_t threads[8];
     int results[8], i;
+    const int first = lowest_free_descriptor();
     for (i = 0; i < 8; i++)
         CHECK(pthread_create(&threads[i], NULL, use_the_default, &results[i]) == 0);
     for (i = 0; i < 8; i++)
         pthread_join(threads[i], NULL);
     for (i = 0; i < 8; i++)
         CHECK_EQUAL(results[i], 1);
+    CHECK_EQUAL(filetimer_default()->fd_, first);
+    CHECK_EQUAL(lowest_free_descriptor(), first + 1); /* it was opened once */
 }
 
 static void test_threads_race_for_the_default(void)
@@ -926,6 +937,20 @@ static void test_threads_race_for_the_default(void)
         CHECK_EQUAL(read_all(), 8);
     }
     unsetenv("FILETIMER_PATH");
+}
+
+static void test_what_was_done_meanwhile_is_not_done_again(void)
+{
+    const uint64_t busy = filetimer_phase_of_(FILETIMER_BUSY_, 7);
+    uint64_t state = FILETIMER_DONE_; /* it was idle when this thread looked */
+    CHECK_EQUAL(filetimer_take_on_(&state, FILETIMER_IDLE_, 7), 0);
+    CHECK(state == FILETIMER_DONE_);
+
+    state = FILETIMER_IDLE_;
+    CHECK_EQUAL(filetimer_take_on_(&state, state, 7), 1);
+    CHECK(state == busy);
+    CHECK_EQUAL(filetimer_take_on_(&state, state, 7), 0); /* another thread is at it */
+    CHECK_EQUAL(filetimer_take_on_(&state, state, 8), 1); /* who was at it is not here */
 }
 
 static void test_zeroed_client_is_not_configured(void)
@@ -1179,6 +1204,7 @@ static const struct {
     TEST(child_that_reused_the_number),
     TEST(environment),
     TEST(threads_race_for_the_default),
+    TEST(what_was_done_meanwhile_is_not_done_again),
     TEST(zeroed_client_is_not_configured),
     TEST(scope_macro_ways_out),
     TEST(scope_macro_recursion),
