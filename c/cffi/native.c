@@ -63,20 +63,28 @@ static double native_at_once(double after)
 }
 
 /* `expiration_time` is in Unix seconds, as torch's clients have it. */
+static filetimer_due_ native_due_at(double expiration_time)
+{
+    const int64_t now = filetimer_clock_us_(CLOCK_REALTIME);
+    filetimer_due_ due;
+    due.after_us = filetimer_to_us_(native_at_once(expiration_time - (double)now / 1e6));
+    due.deadline_us = filetimer_clock_us_(CLOCK_MONOTONIC) + due.after_us;
+    due.expiration_us = now + due.after_us;
+    return due;
+}
+
 static int acquire(native_scope *scope, double expiration_time, double wait)
 {
     filetimer_process_ spare;
-    int64_t deadline_us;
-    double after;
+    filetimer_due_ due;
     int result;
     if (!native_is_finite(expiration_time) || expiration_time < 0)
         return -EINVAL;
-    after = expiration_time - (double)filetimer_clock_us_(CLOCK_REALTIME) / 1e6;
+    due = native_due_at(expiration_time);
     result = filetimer_arm_(scope->client, filetimer_process_now_(&spare), scope->text,
-                            scope->length, native_at_once(after), wait, -1,
-                            &scope->attributes, &deadline_us);
+                            scope->length, due, wait, -1, &scope->attributes);
     if (result > 0)
-        __atomic_store_n(&scope->deadline_us, deadline_us, __ATOMIC_RELAXED);
+        __atomic_store_n(&scope->deadline_us, due.deadline_us, __ATOMIC_RELAXED);
     return result;
 }
 

@@ -1754,35 +1754,45 @@ FILETIMER_API void filetimer_close(filetimer_client *client)
 
 /* --------------------------------------------------------- Acquire, release */
 
-/* Send an acquire. On success *deadline_us is when it expires. */
+/* When a timer expires, in microseconds; negative `after_us`: never a valid time. */
+typedef struct filetimer_due_ {
+    int64_t after_us;
+    int64_t deadline_us;   /* CLOCK_MONOTONIC */
+    int64_t expiration_us; /* CLOCK_REALTIME */
+} filetimer_due_;
+
+FILETIMER_HOT_ filetimer_due_ filetimer_due_in_(double after)
+{
+    filetimer_due_ due;
+    due.after_us = filetimer_to_us_(after);
+    due.deadline_us = filetimer_clock_us_(CLOCK_MONOTONIC) + due.after_us;
+    due.expiration_us = filetimer_clock_us_(CLOCK_REALTIME) + due.after_us;
+    return due;
+}
+
+/* Send an acquire. */
 FILETIMER_HOT_ int filetimer_arm_(filetimer_client *client, filetimer_process_ *process,
-                                 const char *scope, size_t length, double after, double wait,
-                                 int64_t token, const filetimer_attributes *attributes,
-                                 int64_t *deadline_us)
+                                 const char *scope, size_t length, filetimer_due_ due,
+                                 double wait, int64_t token,
+                                 const filetimer_attributes *attributes)
 {
     filetimer_patience_ patience = filetimer_patience_for_(client, wait);
-    const int64_t after_us = filetimer_to_us_(after);
-    const int64_t deadline = filetimer_clock_us_(CLOCK_MONOTONIC) + after_us;
     filetimer_line_ line;
     int result;
 
-    if (after_us < 0 || scope == NULL || length == 0)
+    if (due.after_us < 0 || scope == NULL || length == 0)
         return -EINVAL; /* SPEC R-11 */
-    if (patience.wait_us > after_us)
-        patience.wait_us = after_us;
-    result = filetimer_encode_acquire_(&line, &process->self, scope, length,
-                                       filetimer_clock_us_(CLOCK_REALTIME) + after_us,
-                                       client->signal_, deadline, token);
+    if (patience.wait_us > due.after_us)
+        patience.wait_us = due.after_us;
+    result = filetimer_encode_acquire_(&line, &process->self, scope, length, due.expiration_us,
+                                       client->signal_, due.deadline_us, token);
     if (attributes == NULL)
         attributes = &client->attributes_;
     if (result > 0 && attributes->length_ > 0)
         result = filetimer_add_attributes_(&line, attributes);
     if (result < 0)
         return result;
-    result = filetimer_send_(client, &line, process->self.identity, patience);
-    if (result > 0)
-        *deadline_us = deadline;
-    return result;
+    return filetimer_send_(client, &line, process->self.identity, patience);
 }
 
 FILETIMER_HOT_ int filetimer_disarm_(filetimer_client *client, const filetimer_process_ *process,
@@ -1803,12 +1813,11 @@ FILETIMER_HOT_ int filetimer_acquire_n(filetimer_client *client, const char *sco
                                       double after, double wait)
 {
     filetimer_process_ spare;
-    int64_t deadline_us;
     const int usable = filetimer_pick_(&client, wait);
     if (usable <= 0)
         return usable;
-    return filetimer_arm_(client, filetimer_process_now_(&spare), scope, length, after, wait, -1,
-                          NULL, &deadline_us);
+    return filetimer_arm_(client, filetimer_process_now_(&spare), scope, length,
+                          filetimer_due_in_(after), wait, -1, NULL);
 }
 
 FILETIMER_HOT_ int filetimer_release_n(filetimer_client *client, const char *scope, size_t length,
@@ -1828,11 +1837,14 @@ FILETIMER_HOT_ int filetimer_release_n(filetimer_client *client, const char *sco
 FILETIMER_HOT_ int filetimer_arm_handle_(filetimer_handle *handle, filetimer_process_ *process,
                                         double after, double wait)
 {
+    const filetimer_due_ due = filetimer_due_in_(after);
     const int result =
-        filetimer_arm_(handle->client, process, handle->scope, handle->scope_length, after, wait,
-                       handle->token, handle->attributes, &handle->deadline_us);
-    if (result > 0)
+        filetimer_arm_(handle->client, process, handle->scope, handle->scope_length, due, wait,
+                       handle->token, handle->attributes);
+    if (result > 0) {
+        handle->deadline_us = due.deadline_us;
         handle->armed = 1;
+    }
     handle->error = result < 0 ? result : 0;
     return result;
 }

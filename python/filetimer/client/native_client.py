@@ -104,17 +104,7 @@ class NativeTimerClient(TimerClient):
             scope = self._new_scope(scope_id)
         result = _quick_acquire(scope, expiration_time)
         if result <= 0:
-            if not 0 <= expiration_time < math.inf:
-                raise ValueError(
-                    f"expiration_time must be a finite Unix time, 0 or more, "
-                    f"not {expiration_time!r}"
-                )
-            self._acquire_patiently(
-                lambda seconds: lib.acquire(scope, expiration_time, seconds),
-                result,
-                scope_id,
-                self.timeout,
-            )
+            self._acquire_after(result, scope, expiration_time, scope_id)
 
     def release(self, scope_id: str) -> None:
         """Take the timer of this scope back.  Never raises for a server that is gone."""
@@ -125,10 +115,7 @@ class NativeTimerClient(TimerClient):
                 scope = self._new_scope(scope_id)
             result = _quick_release(scope)
             if result <= 0:
-                left = _seconds_until(scope.deadline_us)
-                result = _in_slices(lambda seconds: lib.release(scope, seconds), result, left)
-            if result < 0:
-                self._log_release_failure(scope_id, self._why(result))
+                self._release_after(result, scope, scope_id)
         except Exception as error:  # SPEC C-2: it must not disturb the guarded code
             self._log_release_failure(scope_id, str(error))
 
@@ -151,13 +138,7 @@ class NativeTimerClient(TimerClient):
         timer = _new(_HANDLE)
         result = _quick_begin(timer, scope, after)
         if result <= 0:
-            _check_after(after)
-            self._acquire_patiently(
-                lambda seconds: lib.begin(timer, scope, after, seconds),
-                result,
-                scope_id,
-                self.timeout if wait else 0.0,
-            )
+            self._begin_after(result, timer, scope, after, scope_id, wait)
         return NativeTimerHandle(self, scope, timer)
 
     def set_attributes(self, attributes: Attributes) -> None:
@@ -202,6 +183,56 @@ class NativeTimerClient(TimerClient):
         """Where it is of this package, keep the pipe open: SPEC C-10."""
         if self._client.flags_ & lib.FILETIMER_ONE_SHOT:
             lib.keep_open_if_locked(self._client)
+
+    # What is rare is in methods of its own, and so are their functions of variables here: Python
+    # would make each such variable an object at every call, a tenth of what a pair costs.
+
+    def _acquire_after(
+        self, result: int, scope: Pointer, expiration_time: float, scope_id: str
+    ) -> None:
+        """Go on with an acquire whose first attempt had this ``result``.  Raises as it does."""
+        if not 0 <= expiration_time < math.inf:
+            raise ValueError(
+                f"expiration_time must be a finite Unix time, 0 or more, not {expiration_time!r}"
+            )
+        self._acquire_patiently(
+            lambda seconds: lib.acquire(scope, expiration_time, seconds),
+            result,
+            scope_id,
+            self.timeout,
+        )
+
+    def _release_after(self, result: int, scope: Pointer, scope_id: str) -> None:
+        """Go on with such a release."""
+        left = _seconds_until(scope.deadline_us)
+        result = _in_slices(lambda seconds: lib.release(scope, seconds), result, left)
+        if result < 0:
+            self._log_release_failure(scope_id, self._why(result))
+
+    def _begin_after(
+        self,
+        result: int,
+        timer: Pointer,
+        scope: Pointer,
+        after: float,
+        scope_id: str,
+        wait: bool,
+    ) -> None:
+        """Go on with such a begin.  Raises as it does."""
+        _check_after(after)
+        self._acquire_patiently(
+            lambda seconds: lib.begin(timer, scope, after, seconds),
+            result,
+            scope_id,
+            self.timeout if wait else 0.0,
+        )
+
+    def _extend_after(self, result: int, timer: Pointer, after: float, scope_id: str) -> None:
+        """Go on with such an extension of a timer.  Raises as a begin does."""
+        _check_after(after)
+        self._acquire_patiently(
+            lambda seconds: lib.extend(timer, after, seconds), result, scope_id, self.timeout
+        )
 
     def _acquire_patiently(
         self, attempt: Callable[[float], int], result: int, scope_id: str, wait: float
@@ -288,14 +319,7 @@ class NativeTimerHandle:
         result = lib.quick_extend(timer, after)
         if result > 0 or result == -errno.ECHILD:  # SPEC C-6: a child leaves it to its parent
             return
-        _check_after(after)
-        client = self._client
-        client._acquire_patiently(
-            lambda seconds: lib.extend(timer, after, seconds),
-            result,
-            _text(self._scope),
-            client.timeout,
-        )
+        self._client._extend_after(result, timer, after, _text(self._scope))
 
     def end(self, *, wait: bool = True) -> bool:
         """Release the timer, waiting for at most what it has left.  Never raises."""
