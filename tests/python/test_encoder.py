@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filetimer import FileTimerRequest
-from filetimer.server.journal import timer_line
+from filetimer.server.journal import timer_lines
 from filetimer.server.timers import Worker
 from filetimer.wire import MAX_SENT
 from filetimer.wire.decoder import UNSET, LineDecoder, Record
@@ -98,7 +98,7 @@ class TestAttributes:
         (record,) = LineDecoder().feed(encoder.acquire("a", 1.0, 2.0))
         assert isinstance(record, Record)
         assert record.attributes == (attributes or UNSET)
-        (again,) = LineDecoder().feed(timer_line(Worker(NoProcess()), record))
+        (again,) = LineDecoder().feed(timer_lines(Worker(NoProcess()), [record]))
         assert isinstance(again, Record)
         assert again.attributes == record.attributes
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from filetimer.server.findings import NO_FINDINGS, Findings
-from filetimer.server.journal import timer_line
+from filetimer.server.journal import timer_lines
 from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import HELD_TOKEN, Expiry, TimerTable, Worker
 from filetimer.wire.decoder import UNSET, Record
@@ -119,7 +119,7 @@ class Holding:
             decisive, token=HELD_TOKEN, deadline=now + collector.budget
         )
         held = self._held[expiry.worker.pid] = _Held(expiry.worker, decisive, stand_in)
-        self._notes.append(timer_line(expiry.worker, stand_in))
+        self._notes.append(timer_lines(expiry.worker, [stand_in]))
         collector.begin(expiry, list(self._table.workers.values()), now)
         return held
 
@@ -146,5 +146,5 @@ class Holding:
 
     def _let_go(self, held: _Held, findings: Findings) -> Kill:
         release = msgspec.structs.replace(held.stand_in, expiration_time=-1.0)
-        self._notes.append(timer_line(held.worker, release))
+        self._notes.append(timer_lines(held.worker, [release]))
         return Kill(held.worker.process, held.decisive, findings)

@@ -50,7 +50,7 @@ __all__ = [
     "read_history",
     "read_journal",
     "split_header",
-    "timer_line",
+    "timer_lines",
 ]
 
 FORMAT = 2
@@ -59,6 +59,7 @@ MOST_BOUNDS = 8  # so many times its bound a file may have, if no new one can be
 _CHUNK_FORMAT = b'{%s %10d, "monotonic": %17.6f, "wall": %17.6f}\n'
 _RECEIVED, _OWN = b'"chunk":', b'"own":  '
 _EVENT = b'{"event": '
+_encoder, _replace = msgspec.json.Encoder(), msgspec.structs.replace
 
 
 def chunk_line(length: int, now: Now, *, own: bool = False) -> bytes:
@@ -232,7 +233,7 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags, 0o600)
         try:
-            content = self._header + _state_chunks(state, now)
+            content = b"".join([self._header, *_state_chunks(state, now)])
             if os.write(fd, content) != len(content):
                 raise OSError(errno.ENOSPC, "no space for the journal", temporary)
             _keep_old(self.path)
@@ -354,25 +355,30 @@ def boot_id() -> str:
         return ""
 
 
-def timer_line(worker: Worker[Any], timer: Record) -> bytes:
-    """A timer as a record that would set it again, for this very process."""
+def timer_lines(worker: Worker[Any], timers: Iterable[Record]) -> bytes:
+    """Timers of a worker as records that would set them again, for this very process."""
     start_time = UNSET if worker.start_time is None else worker.start_time
-    own = msgspec.structs.replace(timer, version=2, start_time=start_time, pid_ns=UNSET)
-    return msgspec.json.encode(own) + b"\n"
+    own = [_replace(timer, version=2, start_time=start_time, pid_ns=UNSET) for timer in timers]
+    return _encoder.encode_lines(own)
 
 
-def _state_chunks(state: State, now: Now) -> bytes:
-    """The state as if it had just been received; and, apart, the timers of the server's own."""
+def _state_chunks(state: State, now: Now) -> list[bytes]:
+    """The state as if it had just been received; and, apart, the timers of the server's own.
+
+    In pieces: it may be large, and each copy of it costs as much as to encode a part.
+    """
     received: list[bytes] = []
     own: list[bytes] = []
     for worker in state.workers:
-        for timer in worker.timers.values():
-            lines = own if timer.token == HELD_TOKEN else received
-            lines.append(timer_line(worker, timer))
-    content = _chunk([*received, state.unfinished], now)
-    return content + _chunk(own, now, own=True) if own else content
+        timers: Iterable[Record] = worker.timers.values()
+        held = [timer for timer in timers if timer.token == HELD_TOKEN]
+        if held:
+            own.append(timer_lines(worker, held))
+            timers = [timer for timer in timers if timer.token != HELD_TOKEN]
+        received.append(timer_lines(worker, timers))
+    chunks = _chunk([*received, state.unfinished], now)
+    return chunks + _chunk(own, now, own=True) if own else chunks
 
 
-def _chunk(lines: list[bytes], now: Now, *, own: bool = False) -> bytes:
-    data = b"".join(lines)
-    return chunk_line(len(data), now, own=own) + data
+def _chunk(lines: list[bytes], now: Now, *, own: bool = False) -> list[bytes]:
+    return [chunk_line(sum(map(len, lines)), now, own=own), *lines]
