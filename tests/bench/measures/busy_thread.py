@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from bench.bed import DrainedFifo, folder
 from bench.clients import CLIENTS, pairs, two_writes
-from bench.samples import Effort, alternate, spread, time_of
+from bench.samples import Effort, alternate, spread
 from bench.table import Row
 
 NOTE = (
@@ -21,11 +21,10 @@ def rows(effort: Effort) -> Iterator[Row]:
     with folder() as where:
         fifo = DrainedFifo(where / "fifo")
         clients = {name: make(fifo.path) for name, make in CLIENTS.items()}
-        once: dict[str, Callable[[], None]] = {
+        sides: dict[str, Callable[[], float]] = {
             name: pairs(client, 1) for name, client in clients.items()
         }
-        once["two os.write"] = two_writes(fifo, clients["FileTimerClient"], 1)
-        sides = {name: (lambda pair=pair: time_of(pair)) for name, pair in once.items()}
+        sides["two os.write"] = two_writes(fifo, clients["FileTimerClient"], 1)
 
         def pause() -> None:
             fifo.drain()
@@ -35,7 +34,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         thread = threading.Thread(target=_spin, args=(stop,), daemon=True)
         thread.start()
         try:
-            took = alternate(sides, effort(1000, 200), pause)  # type: ignore[arg-type]
+            took = alternate(sides, effort(1000, 200), pause)
         finally:
             stop.set()
             thread.join()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from bench.bed import SCOPE, DrainedFifo, Server, folder, has_torch, server
+from bench.bed import DrainedFifo, Server, folder, has_torch, server
 from bench.clients import BURST, CLIENTS, pairs, torch_client, two_writes
-from bench.samples import Effort, alternate, no_garbage, ratios, spread, time_of
+from bench.samples import Effort, alternate, no_garbage, ratios, spread
 from bench.table import Row, Target
 
 AT_MOST = {"FileTimerClient": 3.0, "NativeTimerClient": 2.0}  # times two os.write
@@ -28,9 +27,8 @@ def rows(effort: Effort) -> Iterator[Row]:
     if has_torch():
         with folder() as where, server("ours", where) as ours, server("torch", where) as torchs:
             fifo = DrainedFifo(where / "fifo")
-            writes = two_writes(fifo, CLIENTS["FileTimerClient"](fifo.path), into=ours.path)
-            yield from _bursts_beside_torch(effort, ours, torchs, writes)
-            yield from _cold_beside_torch(effort, ours, torchs)
+            yield from _bursts_beside_torch(effort, fifo, ours, torchs)
+            yield from _cold_beside_torch(effort, fifo, ours, torchs)
 
 
 def _beside_writes(effort: Effort) -> Iterator[Row]:
@@ -39,7 +37,7 @@ def _beside_writes(effort: Effort) -> Iterator[Row]:
         clients = {name: make(fifo.path) for name, make in CLIENTS.items()}
         bursts = {name: pairs(client) for name, client in clients.items()}
         bursts["two os.write"] = two_writes(fifo, clients["FileTimerClient"])
-        took = alternate(_timed(bursts, BURST), effort(400, 100), fifo.drain)
+        took = alternate(bursts, effort(400, 100), fifo.drain)
     for name in CLIENTS:
         ratio = ratios(took[name], took["two os.write"])
         yield Row(
@@ -51,13 +49,11 @@ def _beside_writes(effort: Effort) -> Iterator[Row]:
 
 
 def _bursts_beside_torch(
-    effort: Effort, ours: Server, torchs: Server, writes: Callable[[], None]
+    effort: Effort, fifo: DrainedFifo, ours: Server, torchs: Server
 ) -> Iterator[Row]:
-    clients = _clients(ours, torchs)
-    bursts = {name: pairs(client) for name, client in clients.items()}
-    bursts["two os.write"] = writes
+    bursts = _sides(BURST, fifo, ours, torchs)
     with no_garbage():
-        took = alternate(_timed(bursts, BURST), effort(40, 8), lambda: time.sleep(SETTLE))
+        took = alternate(bursts, effort(40, 8), lambda: time.sleep(SETTLE))
     for name in CLIENTS:
         ratio = ratios(took["torch"], took[name])
         yield Row(
@@ -68,14 +64,12 @@ def _bursts_beside_torch(
         )
 
 
-def _cold_beside_torch(effort: Effort, ours: Server, torchs: Server) -> Iterator[Row]:
-    clients = _clients(ours, torchs)
-    sides = {name: pairs(client, 1) for name, client in clients.items()}
-    fd = os.open(ours.path, os.O_WRONLY | os.O_NONBLOCK)
-    sides["two os.write"] = _two_lines(fd)
-    sides["least"] = _least(fd)
-    took = alternate(_timed(sides, 1), effort(500, 100), lambda: time.sleep(0.01))
-    os.close(fd)
+def _cold_beside_torch(
+    effort: Effort, fifo: DrainedFifo, ours: Server, torchs: Server
+) -> Iterator[Row]:
+    sides = _sides(1, fifo, ours, torchs)
+    sides["least"] = _least(ours)
+    took = alternate(sides, effort(500, 100), lambda: time.sleep(0.01))
     limits = _limits(took, *LIMITS)
     for name in CLIENTS:
         ratio = ratios(took["torch"], took[name])
@@ -96,36 +90,30 @@ def _limits(took: dict[str, list[float]], *sides: str) -> str:
     )
 
 
-def _clients(ours: Server, torchs: Server) -> dict[str, Any]:
+def _sides(
+    count: int, fifo: DrainedFifo, ours: Server, torchs: Server
+) -> dict[str, Callable[[], float]]:
+    """Bursts of ``count`` pairs, each with its server; ``fifo`` is nobody's."""
     clients = {name: make(str(ours.path)) for name, make in CLIENTS.items()}
-    return {**clients, "torch": torch_client(str(torchs.path))}
+    sides = {name: pairs(client, count) for name, client in clients.items()}
+    sides["torch"] = pairs(torch_client(str(torchs.path)), count)
+    example = CLIENTS["FileTimerClient"](fifo.path)
+    sides["two os.write"] = two_writes(fifo, example, count, into=ours.path)
+    return sides
 
 
-def _two_lines(fd: int) -> Callable[[], None]:
-    """Two records that no server minds: releases of nothing."""
-    line = b'{"version": 1, "pid": %d, "scope_id": "%s", "expiration_time": -1, "signal": 0}\n'
-    record = line % (os.getpid(), SCOPE.encode() + b"x" * 60)  # as long as a pair's, about
-
-    def two() -> None:
-        os.write(fd, record)
-        os.write(fd, record)
-
-    return two
-
-
-def _least(fd: int) -> Callable[[], None]:
+def _least(ours: Server) -> Callable[[], float]:
     """A pair without a look at the fork, the scope, its bounds, or errors."""
+    fd = os.open(ours.path, os.O_WRONLY | os.O_NONBLOCK)
     head = b'{"version": 2, "pid": %d, "scope_id": "least", "expiration_time": ' % os.getpid()
     acquire = head + b'%.6f, "signal": 9, "deadline": %.6f, "x_as_long_as_others": ""}\n'
     release = head + b'-1, "signal": 0, "x_as_long_as_others": "                        "}\n'
-    monotonic, now = time.monotonic, time.time
+    monotonic, now, clock, write = time.monotonic, time.time, time.perf_counter, os.write
 
-    def pair() -> None:
-        os.write(fd, acquire % (now() + 60, monotonic() + 60))
-        os.write(fd, release)
+    def pair() -> float:
+        start = clock()
+        write(fd, acquire % (now() + 60, monotonic() + 60))
+        write(fd, release)
+        return clock() - start
 
     return pair
-
-
-def _timed(bursts: dict[str, Callable[[], None]], parts: int) -> dict[str, Callable[[], float]]:
-    return {name: lambda burst=burst: time_of(burst, parts) for name, burst in bursts.items()}  # type: ignore[misc]
