@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import filetimer
 from bench.bed import SCOPE, DrainedFifo
@@ -21,6 +22,18 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
     "FileTimerClient": filetimer.FileTimerClient,
     "NativeTimerClient": lambda path: filetimer.NativeTimerClient(path),
 }
+
+
+def without_nosignal(name: str, path: str) -> Any:
+    """A client as it is where the kernel has no RWF_NOSIGNAL: before Linux 6.18."""
+    from filetimer.client import native_client, pipe
+
+    by_mask = native_client.lib.FILETIMER_MASK_SIGPIPE
+    with (
+        mock.patch.object(pipe, "_has_nosignal", return_value=False),
+        mock.patch.object(native_client, "INIT_FLAGS", by_mask),
+    ):
+        return CLIENTS[name](path)
 
 
 def torch_client(path: str) -> Any:
