@@ -34,6 +34,7 @@ class VirtualClock:
         self.now = 1000.0
         self.slept: list[float] = []
         self.ready: list[int] = []
+        self.ready_after = 0.0
 
     def monotonic(self) -> float:
         self.now += MOMENT
@@ -48,7 +49,9 @@ class VirtualClock:
 
     def poll(self, milliseconds: int) -> list[tuple[int, int]]:
         """Late by what it likes, below a millisecond."""
-        if not self.ready:
+        if self.ready:
+            self.now += self.ready_after
+        else:
             self.now += (milliseconds + 0.9 * (milliseconds > 0)) / 1000
         return [(fd, 1) for fd in self.ready]
 
@@ -146,6 +149,16 @@ def test_nothing_waits_while_much_comes(clock: VirtualClock) -> None:
         loop.serve_once(watchdog)
     loop.close(watchdog)
     assert clock.slept == [REST, REST]  # before the many, and after they were over
+
+
+def test_what_comes_long_after_many_waits_again(clock: VirtualClock) -> None:
+    loop, watchdog = loop_of(MANY)
+    clock.ready = [99]
+    loop.serve_once(watchdog)
+    clock.ready_after = 2 * REST
+    loop.serve_once(watchdog)
+    loop.close(watchdog)
+    assert clock.slept == [REST, REST]
 
 
 def test_no_rest_goes_beyond_a_deadline(clock: VirtualClock) -> None:

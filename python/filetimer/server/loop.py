@@ -24,7 +24,7 @@ __all__ = ["ServerLoop", "Source", "read_clocks"]
 logger = logging.getLogger("filetimer")
 
 # A reader that takes every record at once is woken by every record, and the writers pay for that.
-# So what comes first waits a moment for more, unless the pass before found many.
+# So what comes first waits a moment for more, unless the pass just before found many.
 REST = 0.001  # seconds
 MANY = 100  # records: in another moment, some writers might fill the pipe
 
@@ -103,12 +103,15 @@ class ServerLoop:
         """Wait, and make a pass."""
         with self._lock:
             deadline, chore = watchdog.next_due(), watchdog.next_chore()
-        beat = time.monotonic() + self._max_interval
+        start = time.monotonic()
+        beat = start + self._max_interval
         look = self._next_look if self._unwatched else beat
         ready = self._waiter.wait(min(beat, look, chore), deadline)
-        if self._source.fileno() in ready and not self._busy:
-            rest = min(REST, min(deadline - AWAKE, chore) - time.monotonic())
-            if rest > 0:  # to sleep for no time at all takes a tenth of a millisecond
+        if self._source.fileno() in ready:
+            now = time.monotonic()
+            rest = min(REST, min(deadline - AWAKE, chore) - now)
+            busy = self._busy and now - start < REST
+            if rest > 0 and not busy:  # to sleep for no time at all takes a tenth of a millisecond
                 time.sleep(rest)
         with self._lock:
             if 0 < deadline - time.monotonic() < AWAKE:
