@@ -32,7 +32,7 @@ def test_version_1_is_what_torch_writes() -> None:
 
 def test_version_2() -> None:
     assert V2.acquire("a%sb", 1767225600.5, 12345.678901, 77) == (
-        b'{"version": 2, "pid": 4242, "scope_id": "a%sb", "expiration_time": 1767225600.500000, '
+        b'{"version": 2, "pid": 4242, "scope_id": "a%sb", "expiration_time": 1767225600.5000, '
         b'"signal": 9, "deadline": 12345.678901, "start_time": 123456, "pid_ns": 4026531836, '
         b'"token": 77}\n'
     )
@@ -48,7 +48,7 @@ class TestAttributes:
         encoded = encode_attributes({"rank": 3, "%s": "5 % é", "on": True, "x": 0.5})
         encoder = RecordEncoder(2, 4242, 9, attributes=encoded)
         assert encoder.acquire("a", 1.0, 2.0, 5) == (
-            b'{"version": 2, "pid": 4242, "scope_id": "a", "expiration_time": 1.000000, '
+            b'{"version": 2, "pid": 4242, "scope_id": "a", "expiration_time": 1.0000, '
             b'"signal": 9, "deadline": 2.000000, "token": 5, '
             b'"attributes": {"rank": 3, "%s": "5 % \\u00e9", "on": true, "x": 0.5}}\n'
         )
@@ -158,7 +158,8 @@ def test_the_decoder_reads_what_went_in(
     assert isinstance(acquire, Record)
     assert isinstance(release, Record)
     assert acquire.scope_id == release.scope_id == scope
-    assert abs(acquire.expiration_time - expiration_time) < 1e-6
+    precision = 1e-4 if version == 2 else 1e-6  # SPEC R-4
+    assert abs(acquire.expiration_time - expiration_time) < precision
     assert (acquire.pid, acquire.signal, release.expiration_time) == (4242, 15, -1)
     assert acquire.token == release.token
     if version == 2:

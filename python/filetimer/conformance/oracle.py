@@ -124,6 +124,11 @@ def repeated_fields(line: bytes) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
+def tolerances(record: Record) -> dict[str, float]:
+    """By less than how many seconds a sender's times may differ from those of ``record``: R-4."""
+    return {"expiration_time": 1e-4 if "deadline" in record else 1e-6, "deadline": 1e-6}
+
+
 def sender_faults(line: bytes) -> Iterable[tuple[str, str]]:
     """What a sender may not write though a receiver would take it: (SPEC id, what is wrong)."""
     if not line.endswith(b"\n"):

@@ -92,11 +92,13 @@ class Templates:
     def __init__(
         self, version: int, head: bytes, signal: int, identity: bytes, attributes: bytes = b""
     ) -> None:
+        # SPEC R-4.  To write 14 digits takes half as long as to write 16, a tenth of a pair less.
+        time = b"%.4f" if version >= 2 else b"%.6f"
         # SPEC V-1: version 2 only adds to version 1, where %.0a takes an argument, writes nothing.
         deadline = b', "deadline": %.6f' if version >= 2 else b"%.0a"
         token = b', "token": %d' if version >= 2 else b"%.0a"
         escaped = head.replace(b"%", b"%%")
-        acquire = escaped + b'%%.6f, "signal": %d' % signal + deadline + identity
+        acquire = escaped + time + b', "signal": %d' % signal + deadline + identity
         release = b'-1, "signal": 0' + identity  # SPEC R-9
         end = b"}\n"
         if attributes and version >= 2:
