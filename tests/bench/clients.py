@@ -62,13 +62,13 @@ def two_writes(
 ) -> Callable[[], float]:
     """``count`` times two ``os.write`` of the very bytes that a client of ``fifo`` sends: seconds.
 
-    ``into``: a server's FIFO to write them to; else it is the same one.
+    ``into``: a server's FIFO to write them to, waiting for room; else it is the same one.
     """
     fifo.drain()
     client.acquire(SCOPE, time.time() + 3600)  # once that has passed, a server kills us
     client.release(SCOPE)
     acquire, release = fifo.read().splitlines(keepends=True)
-    fd = fifo.writer() if into is None else os.open(into, os.O_WRONLY | os.O_NONBLOCK)
+    fd = fifo.writer() if into is None else os.open(into, os.O_WRONLY)
     write, clock = os.write, time.perf_counter
 
     def burst() -> float:

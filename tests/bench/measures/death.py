@@ -6,7 +6,7 @@ Beside it: what a program in C takes that is awake at the deadline and does noth
 from __future__ import annotations
 
 import contextlib
-import random
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from bench.bed import DrainedFifo, Process, Server, compiled, folder, has_torch,
 from bench.samples import Effort, Spread, spread
 from bench.table import Row, Target
 
-AFTER, PHASES = 0.2, 0.1  # seconds: torch's server polls every 0.1, and no phase may be favoured
+# Seconds.  torch's server polls every 0.1: no phase may be favoured, and so many deaths are better
+# spread evenly (by the golden ratio) than at random, where the median of a few is off by a sixth.
+AFTER, PHASES = 0.2, 0.1
+GOLDEN = 0.6180339887
+QUIET = 1.0  # milliseconds: where the bare signal's p99 is above, the machine is what is measured
 BIG = 2 << 30
 FREEING = (
     "The worker's code stops about 20 us after the signal; what comes then is the kernel's freeing "
@@ -45,14 +49,17 @@ def rows(effort: Effort) -> Iterator[Row]:
                 torch_big.append(torch_death(1, size))
     torchs = spread(torch_small) if torch_small else None
     least = spread(bare)
+    quiet = least.p99 * 1e3 <= QUIET
     limit = f"a signal from C, and nothing else: {least.text('ms')}, p99 {least.p99 * 1e3:.3g} ms"
+    if not quiet:
+        limit += ": not a quiet machine"
     for timers, samples in small.items():
         ours_ = spread(samples)
         yield Row(
             f"deadline to death, small worker, {timers} live timer{'s' * (timers > 1)}",
             f"{ours_.text('ms')}, p99 {ours_.p99 * 1e3:.3g} ms",
             f"torch, 1 timer: {torchs.text('ms')}; {limit}" if torchs else limit,
-            _targets(ours_, torchs),
+            _targets(ours_, torchs, quiet),
         )
     yield Row(
         f"deadline to death, worker of {size / (1 << 30):g} GiB",
@@ -63,12 +70,12 @@ def rows(effort: Effort) -> Iterator[Row]:
     )
 
 
-def _targets(ours: Spread, torchs: Spread | None) -> tuple[Target, ...]:
+def _targets(ours: Spread, torchs: Spread | None, quiet: bool) -> tuple[Target, ...]:
     sooner = torchs.median / ours.median if torchs else None
     return (
         *([Target(sooner, "x sooner", at_least=100, digits=0)] if sooner else []),
         Target(ours.median * 1e3, " ms", at_most=0.4),
-        Target(ours.p99 * 1e3, " ms at p99", at_most=1.0),
+        *([Target(ours.p99 * 1e3, " ms at p99", at_most=1.0)] if quiet else []),
     )
 
 
@@ -83,7 +90,10 @@ def _bare_death(where: Path, watcher: Process, killer: Process, fifo: DrainedFif
 
 
 def _after() -> float:
-    return AFTER + random.uniform(0, PHASES)
+    return AFTER + PHASES * (next(_deaths) * GOLDEN % 1)
+
+
+_deaths = itertools.count()
 
 
 def watching(where: Path) -> Process:

@@ -120,7 +120,7 @@ def _sides(
 
 def _least(ours: Server) -> Callable[[], float]:
     """A pair without a look at the fork, the scope, its bounds, or errors."""
-    fd = os.open(ours.path, os.O_WRONLY | os.O_NONBLOCK)
+    fd = os.open(ours.path, os.O_WRONLY)
     head = b'{"version": 2, "pid": %d, "scope_id": "least", "expiration_time": ' % os.getpid()
     acquire = head + b'%.6f, "signal": 9, "deadline": %.6f, "x_as_long_as_others": ""}\n'
     release = head + b'-1, "signal": 0, "x_as_long_as_others": "                        "}\n'
