@@ -184,8 +184,8 @@ class NativeTimerClient(TimerClient):
         if self._client.flags_ & lib.FILETIMER_ONE_SHOT:
             lib.keep_open_if_locked(self._client)
 
-    # What is rare is in methods of its own, and so are their functions of variables here: Python
-    # would make each such variable an object at every call, a tenth of what a pair costs.
+    # What is rare is in methods of its own.  A lambda makes an object of each variable around it
+    # that it mentions, at every call: in acquire and release, a twentieth of what a pair costs.
 
     def _acquire_after(
         self, result: int, scope: Pointer, expiration_time: float, scope_id: str
