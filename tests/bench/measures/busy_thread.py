@@ -34,7 +34,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         thread = threading.Thread(target=_spin, args=(stop,), daemon=True)
         thread.start()
         try:
-            took = alternate(sides, effort(1000, 200), pause)
+            took = alternate(sides, effort(1000, 100), pause)
         finally:
             stop.set()
             thread.join()
