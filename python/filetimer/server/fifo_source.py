@@ -53,7 +53,7 @@ class FifoSource:
         self._decoder = LineDecoder()
         self._taken = 0  # bytes, in this pass
         self._taken_at = 0.0  # seconds of this thread's CPU time
-        self._undecoded = b""  # taken out of the pipe, but the memory was not enough
+        self._undecoded: list[bytes] = []  # taken out of the pipe
         self._journal: Journal | None = None
         self._new_journal: Callable[[State, Now], Journal] | None = None
         self._retry_at = float("inf")
@@ -120,25 +120,32 @@ class FifoSource:
         return self._fifo.fd
 
     def receive(self, now: Now, urgent: bool) -> Received:
-        """Everything that is in the pipe now; if it is ``urgent``, no more (SPEC S-7)."""
+        """Everything that is in the pipe now; if it is ``urgent``, no more (SPEC S-7).
+
+        Raises MemoryError; what had been taken then comes with the next calls, before the pipe.
+        """
         offset, before = now.wall - now.monotonic, self._offset
         self._offset, self._steady = offset, abs(offset - before) < STEADY
-        # What was taken must not be lost: it stays with us until all of it is decoded.
-        chunk = self._take(now)
-        self._undecoded += chunk
-        self._fifo.resize()
-        for _ in range(TURNS if self._fifo.is_small and not urgent else 0):
-            if len(chunk) <= self._fifo.capacity - PIPE_BUF:
-                break  # nobody waits for room
-            time.sleep(TURN)
-            chunk = self._take(now)
-            self._undecoded += chunk
-        self._taken = len(self._undecoded)
+        # What was taken must not be lost: it stays with us until all of it is decoded.  If memory
+        # was short for that, it comes alone now: more would need more.
+        if not self._undecoded:
+            self._take_all(now, urgent)
+        data = b"".join(self._undecoded)
+        self._taken = len(data)
         if self._taken > PIPE_BUF:
             self._taken_at = time.thread_time()
-        results = self._decoder.feed_fast(self._undecoded)
-        self._undecoded = b""
+        results = self._decoder.feed_fast(data)
+        self._undecoded.clear()
         return results
+
+    def _take_all(self, now: Now, urgent: bool) -> None:
+        self._undecoded.append(self._take(now))
+        self._fifo.resize()
+        for _ in range(TURNS if self._fifo.is_small and not urgent else 0):
+            if len(self._undecoded[-1]) <= self._fifo.capacity - PIPE_BUF:
+                break  # nobody waits for room
+            time.sleep(TURN)
+            self._undecoded.append(self._take(now))
 
     def written_by(self, now: Now) -> float:
         """By when the last record in the pipe had been written, in monotonic seconds.

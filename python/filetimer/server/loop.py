@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import mmap
 import threading
 import time
 from collections.abc import Iterable
 from typing import Protocol
 
+from filetimer import memory
 from filetimer.server.process import ProcessHandle
 from filetimer.server.timers import Now, Worker
 from filetimer.server.waiter import AWAKE, Waiter, minimise_timer_slack
@@ -30,7 +32,7 @@ MANY = 100  # records: in another moment, some writers might fill the pipe
 
 DEATH_POLL = 0.25  # seconds between looks at workers that no pidfd watches
 MOST_EXITS = 100  # that are worked off in one pass: some milliseconds by which it may delay a kill
-BALLAST = 4 << 20  # bytes that are given up when memory runs out, so that there is some to go on
+BALLAST = 16 << 20  # bytes that are given up when memory runs out, so that there is some to go on
 
 FAULT_PAUSE = 0.1  # seconds: a pass that keeps failing must not spin
 
@@ -78,7 +80,8 @@ class ServerLoop:
         self._unwatched: set[ProcessHandle] = set()  # looked at from time to time
         self._next_look = 0.0
         self._unapplied: tuple[Received, Now] | None = None
-        self._ballast: bytearray | None = bytearray(BALLAST)
+        self._short = False  # of memory, in the pass before
+        self._ballast: mmap.mmap | None = memory.reserve(BALLAST)
         self._busy = False  # too many records come to rest
         self._stopping = False
 
@@ -90,7 +93,7 @@ class ServerLoop:
                 try:
                     self.serve_once(watchdog)
                 except MemoryError:
-                    self._ballast = None
+                    self._short, self._ballast = True, None
                     watchdog.out_of_memory()
                     time.sleep(FAULT_PAUSE)
                 except Exception:
@@ -144,11 +147,14 @@ class ServerLoop:
         if self._unapplied is not None:
             watchdog.receive(*self._unapplied)
         self._unapplied = None
-        results = self._source.receive(now, urgent)
-        if results:
-            self._unapplied = results, now
-            watchdog.receive(results, now, self._source.written_by)
-            self._unapplied = None
+        # A pass without memory leaves some undecoded, some in the journal: they precede the pipe.
+        for _ in range(3 if self._short else 1):
+            results = self._source.receive(now, urgent)
+            if results:
+                self._unapplied = results, now
+                watchdog.receive(results, now, self._source.written_by)
+                self._unapplied = None
+        self._short = False
         self._busy = len(results) >= MANY
 
     def watch(self, process: ProcessHandle) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from filetimer import memory
 from filetimer.wire import MAX_RECEIVED
 
 __all__ = [
@@ -65,6 +66,11 @@ _BEGINNINGS = frozenset(bytes([byte]) for byte in b'{["-0123456789tfn')  # of an
 SHOWN = 200  # bytes of a bad line that a rejection keeps
 VERSION_KEY = b'{"version":'  # how every record starts: SPEC R-2
 SHORTEST = len(b'{"version":1,"pid":1,"scope_id":"","expiration_time":1,"signal":0}')
+
+# msgspec 0.22 writes a string to where there is no memory for it, and the process dies.  So it is
+# asked before: for what Python's allocator takes at once, and for what lines may become.
+ARENA = 1 << 20  # bytes
+GROWTH = 16  # bytes, of a line's byte, at most
 
 _REQUIRED = ("version", "pid", "scope_id", "expiration_time", "signal")
 _OPTIONAL = ("deadline", "start_time", "pid_ns", "token")
@@ -139,12 +145,16 @@ class LineDecoder:
         return verdicts
 
     def feed_fast(self, data: bytes) -> Received:
-        """As :meth:`feed`, with lines that cannot be records not yet judged."""
+        """As :meth:`feed`, with lines that cannot be records not yet judged.
+
+        Raises MemoryError, and then it may be fed the same again.
+        """
         data = self._partial + data
+        memory.require(ARENA + GROWTH * len(data))
         end = data.rfind(b"\n") + 1
         head, partial = self._partial_head, data[end:]
         results = _decode_lines(data[:end], head) if end else []
-        # From here on nothing can fail: a caller that ran out of memory may feed the same again.
+        # From here on nothing can fail.
         head = None if end else head
         if len(partial) > MAX_RECEIVED:
             # SPEC F-7: the tail may hold another writer's record, so the tail is what is kept.
