@@ -17,7 +17,7 @@ from kit import PROTOCOL, REFERENCE, ROOT
 
 from filetimer.conformance import main, run
 from filetimer.conformance.cases import protocol_directory
-from filetimer.conformance.link import Driver, DriverFault, DriverHung
+from filetimer.conformance.link import STARTUP, Driver, DriverFault, DriverHung
 from filetimer.conformance.session import Session, copy_of_environ
 
 HELLO = '{"name": "t", "language": "t", "versions": [1, 2], "roles": ["codec"]}'
@@ -131,7 +131,7 @@ def test_driver_that_reads_nothing_hangs_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "deaf.py"
     path.write_text(f"import time\nprint({HELLO!r}, flush=True)\ntime.sleep(60)")
     subject = Driver([sys.executable, str(path)], timeout=0.5)
-    subject.request({"op": "hello"})
+    subject.request({"op": "hello"}, STARTUP)
     with pytest.raises(DriverHung):
         subject.request({"op": "decode", "reads": ["00" * (1 << 20)]})
     subject.close()

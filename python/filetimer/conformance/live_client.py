@@ -27,7 +27,8 @@ _STRANGER = 65534  # "nobody": some other user, of whom only a file is made
 _FULL_PIPE_BOUND = 5.0  # seconds; SPEC C-1 asks for a bound, the kit for one that one can wait for
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LENGTHS_TRIED = 10  # a record's length varies with the trailing zeros of its times
-_AT_ONCE = 0.5  # seconds; what "nothing waits" may take on a busy machine
+_AT_ONCE = 0.8  # seconds; what "nothing waits" may take on a busy machine
+_TRIED = 0.5  # seconds after which a client has met the full pipe, on a busy machine too
 
 ACQUIRE: Message = {"op": "acquire", "scope_id": "a", "after": 60, "signal": 9}
 RELEASE: Message = {"op": "release", "scope_id": "a"}
@@ -326,7 +327,7 @@ def _acquire_into_room_for(client: Client, room: int) -> tuple[bytes, bytes]:
     """What got into the pipe while it had this much room, and what after it was drained."""
     client.pipe.leave_room_for(room)
     found: list[bytes] = []
-    timer = threading.Timer(0.05, lambda: found.append(client.pipe.drain_after_fill()))
+    timer = threading.Timer(_TRIED, lambda: found.append(client.pipe.drain_after_fill()))
     timer.start()
     try:
         client.ask(ACQUIRE)
@@ -522,7 +523,7 @@ def client_full_pipe_acquire_waits(bench: Bench) -> None:
     with bench.client() as client:
         client.pipe.fill()
         drained: list[bytes] = []
-        timer = threading.Timer(0.05, lambda: drained.append(client.pipe.read()))
+        timer = threading.Timer(_TRIED, lambda: drained.append(client.pipe.read()))
         timer.start()
         try:
             reply = client.ask(ACQUIRE)
@@ -545,7 +546,7 @@ def _release_into_a_full_pipe(client: Client) -> tuple[Message, float]:
 def client_full_pipe_release_is_bounded(bench: Bench) -> None:
     with bench.client() as client:
         _, took = _release_into_a_full_pipe(client)
-        expect(took < 2, "at most what is left of the timer, 1 s, and a second", f"{took:.3f} s")
+        expect(took < 3, "at most what is left of the timer, 1 s, and 2 s", f"{took:.3f} s")
 
 
 @_case

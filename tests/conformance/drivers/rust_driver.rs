@@ -405,7 +405,7 @@ fn judge(line: &[u8], cut: bool, out: &mut Vec<Result<Record, Code>>) {
 
 // --------------------------------------------------------------------------------------- client
 
-const ACQUIRE_WAIT: Duration = Duration::from_millis(500); // SPEC C-1
+const ACQUIRE_WAIT: Duration = Duration::from_secs(2); // SPEC C-1
 
 struct Client {
     version: i64,
