@@ -62,10 +62,10 @@ def test_that_works_takes_all_timers_back(
 def test_that_hangs_is_reaped(example: tuple[str, Path], fifo: Fifo) -> None:
     """The test is the server: it reads the timer that expires first, and acts on it."""
     _, program = example
+    started = time.monotonic()
     with subprocess.Popen([program, "hang"], env=environment(fifo.path)) as worker:
         try:
             timers: dict[int, dict[str, float]] = {}
-            started = time.monotonic()
             while time.monotonic() < started + 30:
                 for line in fifo.read():
                     record = json.loads(line)

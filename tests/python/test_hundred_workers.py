@@ -33,9 +33,9 @@ def hang(path: str, after: float) -> None:
 
 def behave(path: str, after: float) -> None:
     client = timer.FileTimerClient(path)
-    with timer.expires(2.0, scope="quick", client=client):
+    with timer.expires(4, scope="quick", client=client):
         time.sleep(after / 2)
-    time.sleep(2.5)
+    time.sleep(4.5 - after / 2)
 
 
 def fork(target: object, path: str, after: float) -> int:

@@ -74,7 +74,7 @@ def test_an_expiry_clears_the_workers_other_timers_in_the_replay_too(
     assert worker.stdout is not None
     worker.stdout.readline()
     path = server._file_path
-    write_line(path, record(worker.pid, 60, "other") + record(worker.pid, 0.2, "due", sig=15))
+    write_line(path, record(worker.pid, 60, "other") + record(worker.pid, 1.5, "due", sig=15))
     eventually(lambda: live_scopes(path) == ["due", "other"])
     eventually(lambda: live_scopes(path) == [])
 

@@ -241,15 +241,16 @@ def test_a_process_of_another_user_is_refused(scene: Any) -> None:
 @VERSIONS
 def test_a_pid_that_was_recycled_while_its_timer_ran(scene: Any, version: int) -> None:
     told = scene(f"""
-        serve()
+        server = serve()
         worker = subprocess.Popen(NAP)
         fields = {{"start_time": start_time(worker.pid)}} if {version} == 2 else {{}}
-        write(worker.pid, 0.5, **fields)
-        time.sleep(0.1)
+        write(worker.pid, 1.5, **fields)
+        while not server.get_expired_timers(time.time() + 60):
+            time.sleep(0.01)
         worker.kill()
         worker.wait()
         bystander = recycle(worker.pid)
-        time.sleep(1)
+        time.sleep(2)
         tell(alive=lives(bystander), killed=[e.name for e in events if "kill" in e.name])
     """)
     assert told == {"alive": True, "killed": []}

@@ -370,10 +370,10 @@ class TestWithEvidence:
         with serving(
             fifo_path, events, hold_stopped=True, evidence=directory, evidence_budget=2.0
         ) as server:
+            server._watchdog.holding._collector.finished = dict  # type: ignore
             write_line(fifo_path, record(sleeper.pid))
             events.wait_for("timer expired")
             sleeper.send_signal(signal.SIGSTOP)
-            server._watchdog.holding._collector.finished = dict  # type: ignore
             assert sleeper.wait(PATIENCE) == -signal.SIGKILL
             (kill,) = events.wait_for("kill worker process")
         assert events.named("worker held") == []

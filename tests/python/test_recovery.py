@@ -222,7 +222,7 @@ def test_without_a_holder_timers_only_report_until_they_are_acquired_again(
 ) -> None:
     stuck, again = start_worker("import time; time.sleep(600)"), start_worker("input()")
     dying = start_dying("", "")
-    write_line(fifo_path, record(stuck.pid, 1) + record(again.pid, 1))
+    write_line(fifo_path, record(stuck.pid, 2.5) + record(again.pid, 2.5))
     eventually(lambda: _journal_has(again.pid, 1))
     dying.kill()
     assert killed(dying)
@@ -261,7 +261,7 @@ class TestTheJournalOfAnotherTime:
         self, held: int, fifo_path: str, start_dying: StartServer, sleeper: subprocess.Popen[str]
     ) -> Callable[[bytes, bytes], None]:
         dying = start_dying("", "holder")
-        write_line(fifo_path, record(sleeper.pid, 0.5))
+        write_line(fifo_path, record(sleeper.pid, 60))
         eventually(lambda: _journal_has(sleeper.pid, 1))
         dying.kill()
         killed(dying)

@@ -10,7 +10,15 @@ import pytest
 from .conftest import PATIENCE, wait_until
 
 HANGS = "with filetimer.expires(0.2, 'stuck'): time.sleep(600)\n"
-HANGS_FOR_A_WHILE = "with filetimer.expires(0.1, 'slow'): time.sleep(1)\n"
+WAITS = (
+    "def wait_until_logged(name):\n"
+    "    give_up = time.monotonic() + 20\n"
+    "    while name not in open('log').read() and time.monotonic() < give_up: time.sleep(0.02)\n"
+    "    time.sleep(0.3)\n"  # in which whatever else would come of it may come
+)
+HANGS_FOR_A_WHILE = (
+    WAITS + "with filetimer.expires(0.1, 'slow'): wait_until_logged('timer expired')\n"
+)
 HAS_A_CHILD = "child = subprocess.Popen(['sleep', '600'])\n" + HANGS
 STOPS_ITSELF = (
     "subprocess.Popen(['sh', '-c', f'sleep 2; kill -CONT {os.getpid()}'])\n"
@@ -62,7 +70,8 @@ def test_report_only(act):
 
 
 def test_run_tells_what_would_have_been(bench):
-    result = bench("run", "--report-only", "--", *bench.script(HANGS_FOR_A_WHILE))
+    worker = bench.script(HANGS_FOR_A_WHILE)
+    result = bench("run", "--events", "log", "--report-only", "--", *worker)
     assert b"timer expired" in result.stderr
     assert b"SIGKILL was not sent" in result.stderr
 
@@ -73,7 +82,8 @@ def test_report_only_collects_no_evidence(bench, act):
 
 
 def test_warn_after(act):
-    outcome = act(["--warn-after", "0.01"], "with filetimer.expires(30, 'slow'): time.sleep(1)\n")
+    code = WAITS + "with filetimer.expires(30, 'slow'): wait_until_logged('timer overdue')\n"
+    outcome = act(["--warn-after", "0.01"], code)
     (overdue,) = outcome.named("timer overdue")
     assert (outcome.status, overdue["scope_id"]) == (0, "slow")
     assert outcome.named("timer expired") == []

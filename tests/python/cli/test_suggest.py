@@ -8,6 +8,8 @@ import pytest
 
 from filetimer.cli.main import main
 
+from .conftest import wait_until
+
 VIEWS = ["suggest", "trace", "top", "report"]
 
 
@@ -44,6 +46,7 @@ def test_on_a_server_that_runs(bench):
     path = bench.serve()
     worker = bench.script("with filetimer.expires(60, 's\\x1b[2J'): pass\n")
     assert bench("expires", "--after", "60", "--", *worker).returncode == 0
+    wait_until(lambda: b"s\\x1b[2J\n" in bench("suggest").stdout, "the server has read its records")
     for arguments in ([], [str(path)]):
         result = bench("suggest", *arguments)
         assert result.returncode == 0
