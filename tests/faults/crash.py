@@ -241,7 +241,7 @@ def bare(scale: Scale) -> Result:
             fleet.go()
             for worker in fleet.workers:
                 worker.hear("taken")
-            time.sleep(0.05)  # the records are in the pipe; the server reads them at once
+            fleet.await_read()  # else the next server would, and take them for new ones
             first.die()
             result.injected += 1
             released.tell()
