@@ -179,17 +179,19 @@ def while_out(scale: Scale) -> Result:
             with Fleet("timers") as fleet:
                 for number in range(CLIENTS):
                     client = ("python", "version 1")[number % 2]
-                    fleet.start("hang(1.2)" if number < 4 else _FINISHES, client=client)
+                    code = f"{GATE}hang(1.2)" if number < 4 else _FINISHES
+                    fleet.start(code, client=client)
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("hangs")
-                time.sleep(0.05)
+                fleet.await_read()
                 server.kill_and_wait()
                 result.injected += 1
                 fleet.judge(result)
     return result
 
 
-_FINISHES = """
+_FINISHES = f"""{GATE}
 timer = begin(1.2)
 say("hangs")
 time.sleep(random.uniform(0.1, 0.7))
@@ -206,8 +208,9 @@ def in_the_first_pass(scale: Scale) -> Result:
         for name in SEAMS * scale.pick(2, 1):
             with Fleet("timers") as fleet:
                 for client in ("python", "version 1"):
-                    fleet.start("hang(1.0)", client=client)
+                    fleet.start(f"{GATE}hang(1.0)", client=client)
                     fleet.start(_FINISHES.replace("1.2", "1.0"), client=client)
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("hangs")
                 time.sleep(0.02)
