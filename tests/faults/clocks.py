@@ -44,9 +44,7 @@ def _step_during(clock: Path, step: float, clocks: dict[str, str], result: Resul
         fleet.go()
         for worker in fleet.workers:
             worker.hear("taken")
-        time.sleep(
-            0.1
-        )  # a record of version 1 is to be received by the clock that it was written by
+        fleet.await_read()  # version 1 is to be received by the clock that it was written by
         _set(clock, step)
         result.injected += 1
         for worker in fleet.workers:

@@ -100,7 +100,7 @@ os.environ["FAULTS_SLATE"] = "slate-" + os.environ["RANK"] + "-" + os.environ[
 from faults.slate import Slate
 Slate(os.environ["FAULTS_SLATE"], create=True)
 from faults.worker import *
-pairs({seconds}, spare=(0.5, 2.0))
+pairs({seconds}, spare=(1.5, 3.0))
 if os.environ["RANK"] + os.environ["FILETIMER_RESTART_COUNT"] == "00":
     hang(0.7)
 """
@@ -112,7 +112,7 @@ def under_run(scale: Scale) -> Result:
     result = Result()
     for turn in range(scale.pick(3, 1)):
         Path(f"job-{turn}").mkdir()
-        _one_job(Path(f"job-{turn}"), 3 if scale.quick else 6, result)
+        _one_job(Path(f"job-{turn}"), 4 if scale.quick else 6, result)
     return result
 
 
@@ -127,13 +127,13 @@ def _one_job(directory: Path, seconds: float, result: Result) -> None:
             stderr=output,
         )
     hung = directory / "slate-0-0"
-    eventually(hung.exists, "the job starts")
+    eventually(lambda: _pid_on(hung), "the job starts")
+    pidfd = os.pidfd_open(_pid_on(hung))  # once it hangs, it may be gone before we look
     for _ in range(2):
         time.sleep(random.uniform(0.5, seconds / 2.5))
         _kill_server_of(job.pid, result)
     slate = Slate(str(hung))
     eventually(lambda: slate.hangs and slate.armed, "rank 0 hangs")
-    pidfd = os.pidfd_open(int(slate.pid))
     if random.random() < 0.5:
         _kill_server_of(job.pid, result)  # while the timer that matters is out
     try:
@@ -149,6 +149,11 @@ def _one_job(directory: Path, seconds: float, result: Result) -> None:
     result.check(not failed, f"{failed} calls of clients failed")
     finished = len(list(directory.glob("slate-*-1")))
     result.check(finished == RANKS, f"{finished} of {RANKS} ranks were started again")
+
+
+def _pid_on(slate: Path) -> int:
+    """The pid of the worker whose slate this is; 0 as long as it has not written it there."""
+    return int(Slate(str(slate)).pid) if slate.exists() and slate.stat().st_size else 0
 
 
 def _kill_server_of(parent: int, result: Result) -> None:
@@ -179,17 +184,19 @@ def while_out(scale: Scale) -> Result:
             with Fleet("timers") as fleet:
                 for number in range(CLIENTS):
                     client = ("python", "version 1")[number % 2]
-                    fleet.start("hang(1.2)" if number < 4 else _FINISHES, client=client)
+                    code = f"{GATE}hang(1.2)" if number < 4 else _FINISHES
+                    fleet.start(code, client=client)
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("hangs")
-                time.sleep(0.05)
+                fleet.await_read()
                 server.kill_and_wait()
                 result.injected += 1
                 fleet.judge(result)
     return result
 
 
-_FINISHES = """
+_FINISHES = f"""{GATE}
 timer = begin(1.2)
 say("hangs")
 time.sleep(random.uniform(0.1, 0.7))
@@ -206,8 +213,9 @@ def in_the_first_pass(scale: Scale) -> Result:
         for name in SEAMS * scale.pick(2, 1):
             with Fleet("timers") as fleet:
                 for client in ("python", "version 1"):
-                    fleet.start("hang(1.0)", client=client)
+                    fleet.start(f"{GATE}hang(1.0)", client=client)
                     fleet.start(_FINISHES.replace("1.2", "1.0"), client=client)
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("hangs")
                 time.sleep(0.02)
@@ -241,7 +249,7 @@ def bare(scale: Scale) -> Result:
             fleet.go()
             for worker in fleet.workers:
                 worker.hear("taken")
-            time.sleep(0.05)  # the records are in the pipe; the server reads them at once
+            fleet.await_read()  # else the next server would, and take them for new ones
             first.die()
             result.injected += 1
             released.tell()

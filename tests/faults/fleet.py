@@ -21,6 +21,8 @@ from pathlib import Path
 
 from faults.fault import Result
 from faults.slate import Slate
+from filetimer.replay import find_journals, view_server
+from filetimer.server.loop import read_clocks
 
 __all__ = [
     "GATE",
@@ -173,6 +175,20 @@ class Fleet:
         for worker in waiting:
             worker.waits = False
             worker.tell()
+
+    def await_read(self) -> None:
+        """Wait until the server has read what is out now: its journal has a timer of each worker.
+
+        For faults that come after the read; the verdict is not taken from there.
+        """
+        eventually(self._are_read, "the server reads what was acquired")
+
+    def _are_read(self) -> bool:
+        now = read_clocks()
+        views = [view_server(journal, now) for journal in find_journals(self.path)]
+        read = {timer.pid for view in views for timer in view.timers}
+        out = [worker for worker in self.workers if worker.slate.armed and worker.is_alive()]
+        return all(worker.pid in read for worker in out)
 
     def bystander(
         self,

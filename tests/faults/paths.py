@@ -127,7 +127,7 @@ def forked_server(scale: Scale) -> Result:
         first.die()
         result.injected += 1
         with bare_server("timers", result), Fleet("timers") as fleet:
-            fleet.start("pairs(0.2)\nhang(0.3)")
+            fleet.start("pairs(0.2)\nhang(1.0)")
             fleet.start("pairs(0.2)\nidle()")
             fleet.judge(result)
     return result

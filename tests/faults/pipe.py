@@ -10,7 +10,7 @@ import sys
 import time
 
 from faults.fault import Fault, Result, Scale
-from faults.fleet import Fleet, bare_server, eventually, native_is_built, serve, stop
+from faults.fleet import GATE, Fleet, bare_server, eventually, native_is_built, serve, stop
 from faults.load import Load
 
 
@@ -26,6 +26,7 @@ def full(scale: Scale) -> Result:
                 for _ in range(4):
                     fleet.start(_WAITS.format(then="end(timer)\npairs(0.3)"))
                     fleet.start(_WAITS.format(then="hang(0.5)"))
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("taken")
                 time.sleep(0.1)
@@ -47,11 +48,11 @@ def full(scale: Scale) -> Result:
     return result
 
 
-_WAITS = """
+_WAITS = f"""{GATE}
 timer = begin(5.0)
 say("taken")
 input()
-{then}
+{{then}}
 """
 
 
@@ -77,6 +78,7 @@ def unreachable(scale: Scale) -> Result:
             with Fleet("timers") as fleet:
                 for client in ("python", "version 1", "native" if native_is_built() else "python"):
                     fleet.start(_FAILS, client=client)
+                fleet.go()
                 for worker in fleet.workers:
                     worker.hear("taken")
                 pid = server.pid
@@ -96,8 +98,8 @@ def unreachable(scale: Scale) -> Result:
     return result
 
 
-_FAILS = """
-client.acquire("before", time.time() + 0.8)
+_FAILS = f"""{GATE}
+client.acquire("before", time.time() + 2.0)
 say("taken")
 input()
 began = time.monotonic()
