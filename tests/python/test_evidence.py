@@ -757,7 +757,7 @@ def test_a_server_that_cannot_collect_says_so_and_reaps(
     def run(*arguments: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "no process can be started")
 
-    start_server()
+    start_server(evidence_budget=3 * PATIENCE, max_interval=3 * PATIENCE)
     if lacking == "thread":
         monkeypatch.setattr(threading.Thread, "start", refuse)
     else:

@@ -40,7 +40,7 @@ class Evidence:
         directory: where reports go; made when there is one.
         budget: seconds by which a signal may be late for it.
         run_id: the job; ``fifo`` the server's path: for the report.
-        wake: called, in another thread, when something was completed.
+        wake: called, mostly in another thread, when something was completed.
         journal: the path of the server's journal, if it keeps one.
         command: what collects.
         gpu: whether to ask the CUDA driver of a hung worker for a core dump.
@@ -93,6 +93,7 @@ class Evidence:
         except RuntimeError as error:  # the limit on threads
             incident.problem = f"no evidence was collected: {error}"
             incident.ended = True
+            self._wake()
 
     def finished(self) -> dict[int, Findings]:
         """By pid, what was completed since the last call."""
