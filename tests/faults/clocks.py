@@ -44,7 +44,7 @@ def _step_during(clock: Path, step: float, clocks: dict[str, str], result: Resul
         fleet.go()
         for worker in fleet.workers:
             worker.hear("taken")
-        fleet.await_read()  # version 1 is to be received by the clock that it was written by
+        fleet.await_applied()  # version 1 is to be received by the clock it was written by
         _set(clock, step)
         result.injected += 1
         for worker in fleet.workers:

@@ -22,6 +22,7 @@ from pathlib import Path
 from faults.fault import Result
 from faults.slate import Slate
 from filetimer.replay import find_journals, view_server
+from filetimer.server.journal import read_journal
 from filetimer.server.loop import read_clocks
 
 __all__ = [
@@ -189,6 +190,25 @@ class Fleet:
         read = {timer.pid for view in views for timer in view.timers}
         out = [worker for worker in self.workers if worker.slate.armed and worker.is_alive()]
         return all(worker.pid in read for worker in out)
+
+    def await_applied(self) -> None:
+        """As :meth:`await_read`, and until the pass of the server that read it last is over.
+
+        That its journal goes on proves it; blank lines, which mean nothing, make it go on.
+        """
+        self.await_read()
+        before = self._count_chunks()
+        with open(self.path, "ab", buffering=0) as pipe:
+
+            def goes_on() -> bool:
+                pipe.write(b"\n")
+                return self._count_chunks() > before
+
+            eventually(goes_on, "the server makes another pass")
+
+    def _count_chunks(self) -> int:
+        (journal,) = find_journals(self.path)
+        return len(read_journal(journal, read_clocks())[1])
 
     def bystander(
         self,
