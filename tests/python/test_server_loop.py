@@ -318,3 +318,19 @@ def test_a_full_pipe_shrinks_when_it_is_read(tmp_path: Path) -> None:
         assert fifo.capacity == SMALL
     finally:
         fifo.close()
+
+
+def test_a_pipe_tells_when_it_was_written_unless_the_wall_clock_is_set_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "timers")
+    source = FifoSource(ServerFifo(path), EventReporter())
+    now = read_clocks()
+    source.receive(now, urgent=False)
+    os.utime(path, (now.wall - 5, now.wall - 5))
+    assert source.written_by(now) == pytest.approx(now.monotonic - 5, abs=0.01)
+    set_back = now.wall - 3600
+    os.utime(path, (set_back, set_back))
+    monkeypatch.setattr("filetimer.server.fifo_source.time.time", lambda: set_back)
+    assert source.written_by(now) == FOREVER
+    source.close()

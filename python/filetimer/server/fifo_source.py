@@ -153,7 +153,8 @@ class FifoSource:
         The pipe's modification time tells, on the wall clock; of no use if that has just been set.
         """
         age = now.wall - os.fstat(self._fifo.fd).st_mtime
-        return now.monotonic - age if self._steady and age > 0 else float("inf")
+        steady = self._steady and abs(time.time() - time.monotonic() - self._offset) < STEADY
+        return now.monotonic - age if steady and age > 0 else float("inf")
 
     def acted(self, now: Now, notes: bytes) -> None:
         """Write down that timers were acted on, and what is to be noted."""
