@@ -11,8 +11,6 @@ import resource
 
 __all__ = ["require", "reserve"]
 
-_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-
 
 def reserve(size: int) -> mmap.mmap:
     """So many bytes, which cost nothing until they are used.  Raises MemoryError."""
@@ -24,5 +22,9 @@ def reserve(size: int) -> mmap.mmap:
 
 def require(size: int) -> None:
     """Raise MemoryError unless so many bytes could be had now."""
-    if any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in _LIMITS):
+    if _is_limited(resource.RLIMIT_AS) or _is_limited(resource.RLIMIT_DATA):
         reserve(size).close()
+
+
+def _is_limited(limit: int) -> bool:
+    return resource.getrlimit(limit)[0] != resource.RLIM_INFINITY

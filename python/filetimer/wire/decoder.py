@@ -150,10 +150,12 @@ class LineDecoder:
         Raises MemoryError, and then it may be fed the same again.
         """
         data = self._partial + data
-        memory.require(ARENA + GROWTH * len(data))
         end = data.rfind(b"\n") + 1
         head, partial = self._partial_head, data[end:]
-        results = _decode_lines(data[:end], head) if end else []
+        results: Received = []
+        if end:
+            memory.require(ARENA + GROWTH * end)
+            results = _decode_lines(data[:end], head)
         # From here on nothing can fail.
         head = None if end else head
         if len(partial) > MAX_RECEIVED:
