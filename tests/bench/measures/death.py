@@ -37,7 +37,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         fifo = DrainedFifo(where / "nobody reads this")
         ours = stack.enter_context(server("ours", where))
         torch_death = stack.enter_context(_torch_deaths(where, watcher)) if has_torch() else None
-        for i in range(effort(100, 8)):
+        for i in range(effort(100, 6)):
             for timers, samples in small.items():
                 samples.append(_death(where, watcher, ours, timers, 0))
             bare.append(_bare_death(where, watcher, killer, fifo))

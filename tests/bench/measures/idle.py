@@ -14,7 +14,7 @@ BEAT = 10.0  # seconds: max_interval, the progress beat
 
 
 def rows(effort: Effort) -> Iterator[Row]:
-    seconds = effort(10, 3)
+    seconds = effort(10, 2)
     ours_cpu, ours_waits = _idle("ours", seconds)
     torchs = ""
     if has_torch():

@@ -29,7 +29,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         floods: dict[str, list[Flood]] = {"ours": [], "torch": []}
         for _ in range(effort(5, 1)):
             for kind in floods if has_torch() else ("ours",):
-                floods[kind].append(_flood(kind, writers, effort(400_000, 120_000)))
+                floods[kind].append(_flood(kind, writers, effort(400_000, 80_000)))
         ours, torchs = floods["ours"], floods["torch"]
         targets = [Target(sum(it.wrong for it in ours), " refused or lost", at_most=0, digits=0)]
         if torchs:
