@@ -91,9 +91,7 @@ class Evidence:
         try:
             thread.start()
         except RuntimeError as error:  # the limit on threads
-            incident.problem = f"no evidence was collected: {error}"
-            incident.ended = True
-            self._wake()
+            self._end(incident, error)
 
     def finished(self) -> dict[int, Findings]:
         """By pid, what was completed since the last call."""
@@ -153,10 +151,17 @@ class Evidence:
             _prune(self._directory)
             incident.run(command, json.dumps(task).encode("ascii") + b"\n")
         except Exception as error:  # the worker is signalled, whatever happens here
+            self._end(incident, error)
+        else:
+            self._end(incident)
+
+    # In either.
+
+    def _end(self, incident: _Incident, error: Exception | None = None) -> None:
+        if error is not None:
             incident.problem = f"no evidence was collected: {error}"
-        finally:
-            incident.ended = True
-            self._wake()
+        incident.ended = True
+        self._wake()
 
 
 class _Incident:
